@@ -1,0 +1,467 @@
+"""The settings of a run: frozen sections, every mistake reported at once, with suggestions.
+
+A run is a settings file (YAML) that overrides defaults, and a sheets table (CSV). Relative paths
+are looked up from the working directory (as Snakemake does) and, where nothing is there, from the
+folder of the file that names them (so that a run's folder can be moved as a whole).
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pipeline.errors import SettingsError
+
+Split = Literal["train", "validation", "test", "map"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def _share(value: float) -> float:
+    if 0.0 <= value <= 1.0:
+        return value
+    if 1.0 < value <= 100.0:
+        message = f"is a share from 0 to 1; for {value:g} % write {value / 100:g}"
+    else:
+        message = "is a share from 0 to 1"
+    raise PydanticCustomError("share", "{message}", {"message": message})
+
+
+def _no_bool(value: object) -> object:
+    # YAML's `yes` is True and Python's True is 1: nobody means `epochs: 1` by it.
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "is a number, not yes or no")
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share)]
+Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Margin = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SioseSettings(Section):
+    """How SIOSE polygons become class proportions."""
+
+    unknown_covers: Literal["error", "ignore"] = "error"
+    off_percentages: Literal["error", "ignore"] = "error"
+
+
+class LabelSettings(Section):
+    """How class proportions become one class a pixel."""
+
+    composite: Literal["dominant", "mask"] = "dominant"
+    min_share: Share = 0.5
+    boundary_px: Margin = 0
+
+
+class TilingSettings(Section):
+    """How sheets are cut into tiles, and which ground trains and which tests."""
+
+    tile_px: Pixels = 256
+    stride_px: Pixels = 256
+    min_labelled: Share = 0.5
+    split: Literal["sheet", "blocks"] = "sheet"
+    block_px: Pixels = 2048
+    validation_share: Share = 0.15
+    test_share: Share = 0.15
+
+
+class TrainingSettings(Section):
+    """The network and how it is trained."""
+
+    network: str = "unet"
+    encoder: str = "resnet18"
+    encoder_weights: str = "none"
+    epochs: Count = 50
+    max_steps: Count | None = None
+    max_minutes: Positive | None = None
+    batch_size: Count = 8
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0)] = 1e-2
+    class_weights: Literal["median_frequency", "none"] = "median_frequency"
+    augment: Literal["none", "geometric", "aerial"] = "geometric"
+    patience: Count = 20
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    devices: Literal["auto"] | Count = "auto"
+    workers: Margin = 1
+
+
+class MappingSettings(Section):
+    """How the network's windows are put together to a map."""
+
+    window_px: Annotated[int, BeforeValidator(_no_bool), Field(ge=32)] = 512
+    overlap_px: Margin = 128
+    confidence: bool = True
+
+
+class Settings(Section):
+    """All settings of a run.
+
+    Raises:
+        SettingsError: From :func:`load` and :func:`from_mapping`, with every mistake at once.
+    """
+
+    run: Path = Path("run/default")
+    sheets: Path = Path("sheets.csv")
+    nomenclature: Path = Path("nomenclature.yaml")
+    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] = 0
+    siose: SioseSettings = SioseSettings()
+    labels: LabelSettings = LabelSettings()
+    tiling: TilingSettings = TilingSettings()
+    training: TrainingSettings = TrainingSettings()
+    mapping: MappingSettings = MappingSettings()
+
+    def as_yaml(self) -> str:
+        """The settings as YAML that :func:`load` reads back to the same settings."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One row of the sheets table.
+
+    Attributes:
+        name: Name of the sheet, as in every file name of the run.
+        orthophoto: Raster file.
+        siose: SIOSE base.
+        split: What its ground is for; ``map`` is only mapped.
+        year: Year of the orthophoto, if told.
+        line: Line of the table, for messages.
+    """
+
+    name: str
+    orthophoto: Path
+    siose: Path
+    split: Split
+    year: int | None
+    line: int
+
+
+def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path] = ()) -> Settings:
+    """Check settings and find the files they name.
+
+    Args:
+        values: Sections and keys, as YAML gives them.
+        source: What to call the file in messages.
+        folders: Where relative paths are looked up after the working directory.
+
+    Raises:
+        SettingsError: With all mistakes at once.
+    """
+    mistakes: list[str] = []
+    settings = Settings()
+    try:
+        settings = Settings.model_validate(dict(values))
+    except ValidationError as error:
+        mistakes = [_mistake(dict(item)) for item in error.errors()]
+    else:
+        mistakes = _contradictions(settings)
+    if mistakes:
+        count = "1 setting" if len(mistakes) == 1 else f"{len(mistakes)} settings"
+        raise SettingsError(
+            f"{source}: {count} cannot be used.",
+            mistakes,
+            "Every setting and its default is in configs/default.yaml.",
+        )
+    places = [Path(folder) for folder in folders]
+    missing = []
+    found: dict[str, Path] = {}
+    for key in ("sheets", "nomenclature"):
+        path = find(getattr(settings, key), places)
+        if path is None:
+            missing.append(f"{key}: there is no file {getattr(settings, key)}")
+        else:
+            found[key] = path
+    if missing:
+        raise SettingsError(
+            f"{source}: {len(missing)} of the files it names cannot be found.",
+            missing,
+            "Relative paths are looked up from the working directory "
+            f"({Path.cwd()}), then from the folder of the settings file.",
+        )
+    return settings.model_copy(update=found)
+
+
+def load(*paths: Path) -> Settings:
+    """Read settings files; a later file overrides an earlier one, key by key.
+
+    Raises:
+        SettingsError: If a file cannot be read, is no YAML mapping, or holds a mistake.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = _merged(merged, read_yaml(path))
+    return from_mapping(merged, " + ".join(map(str, paths)), [path.parent for path in paths])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        SettingsError: If the file is missing, no UTF-8 text, no YAML or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path}: is not UTF-8 text (byte {error.start}).", remedy="Save it as UTF-8."
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SettingsError(
+            f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}."
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds no settings (`key: value` lines).")
+    return content
+
+
+def read_sheets(path: Path) -> dict[str, Sheet]:
+    """Read the sheets table.
+
+    Args:
+        path: CSV with a header ``sheet,orthophoto,siose,split`` and optional ``year``.
+
+    Returns:
+        Sheets by name, in the table's order.
+
+    Raises:
+        SettingsError: With all mistakes of the table at once, by line.
+    """
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path}: is not UTF-8 text (byte {error.start}).", remedy="Save it as UTF-8."
+        ) from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise SettingsError(f"{path}: is empty; it needs a header and one line a sheet.")
+    # Spanish spreadsheets save CSV with semicolons.
+    delimiter = ";" if lines[0].count(";") > lines[0].count(",") else ","
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = [name.strip() for name in rows.fieldnames or []]
+    rows.fieldnames = columns
+    known = ("sheet", "orthophoto", "siose", "split", "year")
+    mistakes = [f"column {name!r} is missing" for name in known[:4] if name not in columns]
+    mistakes += [
+        f"column {name!r} is not known{_did_you_mean(name, known)}"
+        for name in columns
+        if name not in known
+    ]
+    sheets: dict[str, Sheet] = {}
+    if not mistakes:
+        for row in rows:
+            sheet, wrong = _sheet_of(
+                {k: (v or "").strip() for k, v in row.items() if k}, rows.line_num, path
+            )
+            mistakes += wrong
+            if sheet is None:
+                continue
+            if sheet.name in sheets:
+                mistakes.append(
+                    f"line {sheet.line}: sheet {sheet.name!r} stands in line "
+                    f"{sheets[sheet.name].line} already"
+                )
+            sheets.setdefault(sheet.name, sheet)
+        if not sheets and not mistakes:
+            mistakes.append("it lists no sheet")
+    if mistakes:
+        raise SettingsError(
+            f"{path}: the sheets table cannot be used.",
+            mistakes,
+            "Its columns are sheet, orthophoto, siose, split (train, validation, test or map) "
+            "and, if you like, year.",
+        )
+    return sheets
+
+
+def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None = None) -> None:
+    """Check that every orthophoto and SIOSE base is there.
+
+    Args:
+        sheets: The sheets table.
+        table: Its file, for the message.
+        made: Folder whose files the workflow makes itself; they may be missing.
+
+    Raises:
+        SettingsError: With all missing files at once.
+    """
+    missing = [
+        f"line {sheet.line}, sheet {sheet.name}: {kind} {path}"
+        for sheet in sheets.values()
+        for kind, path in (("orthophoto", sheet.orthophoto), ("siose", sheet.siose))
+        if not path.exists() and not (made is not None and path.is_relative_to(made))
+    ]
+    if missing:
+        raise SettingsError(
+            f"{table}: {len(missing)} of the files it names cannot be found.",
+            missing,
+            "Relative paths are looked up from the working directory "
+            f"({Path.cwd()}), then from the folder of the table.",
+        )
+
+
+def find(path: Path, folders: Iterable[Path]) -> Path | None:
+    """The first of: the path itself (from the working directory), or in one of the folders."""
+    path = Path(os.path.expandvars(path)).expanduser()
+    for candidate in (path, *(folder / path for folder in folders)):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def fingerprint(*parts: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Sections as plain values, as they are stored beside results to tell runs apart."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        values = part.model_dump(mode="json") if isinstance(part, BaseModel) else dict(part)
+        merged.update(values)
+    return json.loads(json.dumps(merged, sort_keys=True))  # type: ignore[no-any-return]
+
+
+def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
+    wrong = [
+        f"line {line}: {key} is empty" for key in ("sheet", "orthophoto", "siose") if not row[key]
+    ]
+    name = row["sheet"]
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        wrong.append(
+            f"line {line}: sheet {name!r} becomes part of file names; use letters, digits, - and _"
+        )
+    split = row["split"].lower()
+    allowed = (*SPLITS, "map")
+    if split not in allowed:
+        wrong.append(
+            f"line {line}: split {row['split']!r} is none of {', '.join(allowed)}"
+            f"{_did_you_mean(split, allowed)}"
+        )
+    year = row.get("year", "")
+    if year and not re.fullmatch(r"\d{4}", year):
+        wrong.append(f"line {line}: year {year!r} is not a year such as 2017")
+    if wrong:
+        return None, wrong
+    paths = {}
+    for key in ("orthophoto", "siose"):
+        given = Path(row[key])
+        paths[key] = find(given, [table.parent]) or given
+    return Sheet(
+        name, paths["orthophoto"], paths["siose"], split, int(year) if year else None, line  # type: ignore[arg-type]
+    ), []  # fmt: skip
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """What each key allows and the keys together do not."""
+    tiling, mapping = settings.tiling, settings.mapping
+    wrong = []
+    if tiling.split == "blocks" and tiling.block_px < tiling.tile_px:
+        wrong.append(
+            f"tiling.block_px: a block of {tiling.block_px} px holds no tile of {tiling.tile_px} px"
+        )
+    if tiling.validation_share + tiling.test_share >= 1:
+        wrong.append(
+            "tiling.validation_share, tiling.test_share: together they leave no training ground"
+        )
+    if tiling.stride_px > tiling.tile_px:
+        wrong.append(
+            f"tiling.stride_px: a stride of {tiling.stride_px} px leaves gaps between tiles of "
+            f"{tiling.tile_px} px"
+        )
+    if mapping.overlap_px * 2 > mapping.window_px:
+        wrong.append(
+            f"mapping.overlap_px: {mapping.overlap_px} px is more than half of "
+            f"mapping.window_px ({mapping.window_px} px)"
+        )
+    if mapping.overlap_px % 2:
+        wrong.append("mapping.overlap_px: is even: half of it is cut off on each side")
+    return wrong
+
+
+def _mistake(item: dict[str, Any]) -> str:
+    location = [
+        str(part) for part in item["loc"] if part not in ("literal['auto']", "constrained-int")
+    ]
+    location = [
+        part for part in location if not re.match(r"^(function-|literal\[|lax-or-strict)", part)
+    ]
+    where = ".".join(location)
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where}: is not a setting{_suggestion(location)}"
+    if kind == "literal_error":
+        return (
+            f"{where}: is one of {context['expected'].replace(' or ', ', ')}, not {item['input']!r}"
+        )
+    if kind == "greater_than_equal":
+        return f"{where}: is at least {context['ge']}, not {item['input']!r}"
+    if kind == "greater_than":
+        return f"{where}: is more than {context['gt']}, not {item['input']!r}"
+    if kind in ("int_parsing", "int_type", "int_from_float"):
+        return f"{where}: is a whole number, not {item['input']!r}"
+    if kind in ("float_parsing", "float_type"):
+        return f"{where}: is a number, not {item['input']!r}"
+    if kind in ("bool_parsing", "bool_type"):
+        return f"{where}: is true or false, not {item['input']!r}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{where}: is a section; write its settings below it, indented"
+    message = item["msg"]
+    return f"{where}: {message[0].lower() + message[1:]}"
+
+
+def _suggestion(location: list[str]) -> str:
+    section: type[BaseModel] = Settings
+    for name in location[:-1]:
+        annotation = section.model_fields[name].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        section = annotation
+    word = location[-1]
+    near = _did_you_mean(word, list(section.model_fields))
+    if near:
+        return near
+    for other, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and word in kind.model_fields:
+            return f"; it belongs to the section '{other}'"
+    return ""
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

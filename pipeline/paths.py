@@ -1,0 +1,134 @@
+"""Every file name of a run, relative to the run's folder: the only place that spells them.
+
+Names take a sheet or a Snakemake wildcard (``"{sheet}"``) alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files below a run's folder.
+
+    Attributes:
+        run: The run's folder; its last part is the run's name.
+    """
+
+    run: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.run.name or self.run.resolve().name
+
+    @property
+    def settings(self) -> Path:
+        """The settings as used: defaults and overrides together."""
+        return self.run / "settings.yaml"
+
+    def proportions(self, sheet: str) -> Path:
+        """Class proportions of the sheet's polygons, GeoParquet."""
+        return self.run / "proportions" / f"{sheet}.parquet"
+
+    def problems(self, sheet: str) -> Path:
+        """Polygons that need a person's eye, GeoPackage; only where there are any."""
+        return self.run / "problems" / f"{sheet}.gpkg"
+
+    def label_raster(self, sheet: str) -> Path:
+        """Class of each pixel, uint8."""
+        return self.run / "labels" / f"{sheet}.tif"
+
+    def polygon_index(self, sheet: str) -> Path:
+        """Row (from 1) of each pixel's polygon in the proportions, uint32."""
+        return self.run / "labels" / f"{sheet}.polygons.tif"
+
+    def label_counts(self, sheet: str) -> Path:
+        """Pixels per class and masked pixels per reason, JSON."""
+        return self.run / "labels" / f"{sheet}.json"
+
+    @property
+    def tile_plan(self) -> Path:
+        """The tiles of all sheets, Parquet."""
+        return self.run / "tiles" / "plan.parquet"
+
+    @property
+    def ground(self) -> Path:
+        """The ground of each split as rectangles of pixels, Parquet."""
+        return self.run / "tiles" / "ground.parquet"
+
+    def shard(self, sheet: str) -> Path:
+        """Folder of the sheet's LMDB and its manifest."""
+        return self.run / "shards" / f"{sheet}.lmdb"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.run / "models" / self.name
+
+    @property
+    def best(self) -> Path:
+        """Weights with the best validation score, with the model card inside."""
+        return self.models / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """State of training after the last epoch, to go on from."""
+        return self.models / "last.ckpt"
+
+    @property
+    def card(self) -> Path:
+        """The model card as JSON."""
+        return self.models / "card.json"
+
+    @property
+    def curves(self) -> Path:
+        """Losses and scores, one line an epoch."""
+        return self.models / "curves.csv"
+
+    @property
+    def curves_picture(self) -> Path:
+        """The curves as a picture."""
+        return self.models / "curves.png"
+
+    def land_cover_map(self, sheet: str) -> Path:
+        """Predicted class of each pixel, COG."""
+        return self.run / "maps" / f"{sheet}.tif"
+
+    def confidence(self, sheet: str) -> Path:
+        """Confidence of the predicted class in per cent, COG."""
+        return self.run / "maps" / f"{sheet}.confidence.tif"
+
+    def confusion(self, sheet: str) -> Path:
+        """Confusion matrix of the sheet's test ground, JSON."""
+        return self.run / "confusion" / f"{sheet}.json"
+
+    @property
+    def report(self) -> Path:
+        """The report that an analyst opens first."""
+        return self.run / "report" / "index.html"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of the run, JSON."""
+        return self.run / "report" / "scores.json"
+
+    @property
+    def matrix(self) -> Path:
+        """The run's confusion matrix, CSV."""
+        return self.run / "report" / "confusion.csv"
+
+    @property
+    def matrix_picture(self) -> Path:
+        """The run's confusion matrix as a picture."""
+        return self.run / "report" / "confusion.png"
+
+    def log(self, rule: str, sheet: str = "all") -> Path:
+        """What a rule said."""
+        return self.run / "logs" / rule / f"{sheet}.log"
+
+    def benchmark(self, rule: str, sheet: str = "all") -> Path:
+        """Time and memory of a rule, as Snakemake measures them."""
+        return self.run / "benchmarks" / rule / f"{sheet}.tsv"
