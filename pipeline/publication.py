@@ -1,0 +1,132 @@
+"""Atomic publication: a result is a draft beside its target until it is whole.
+
+Drafts have unique names, so that two copies of a job (a requeued one and its orphan, say) never
+write into one file; fsync and rename make the result appear at once or not at all. Drafts of
+processes that are gone are swept away by the next one that publishes the same target.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from pipeline.errors import OutputError
+
+_MARK = ".draft-"
+
+
+@contextmanager
+def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
+    """Give draft names for one result of one or several files or folders, and publish them.
+
+    The draft of ``a/b.tif`` lies in ``a`` and ends in ``.tif``, so that drivers that look at the
+    suffix behave. Files are renamed in the order given; ``target`` is renamed last, so that
+    whoever waits for it finds the rest.
+
+    Args:
+        target: The file or folder that readers wait for.
+        beside: More files of the same result.
+
+    Yields:
+        Draft paths, ``target``'s first.
+
+    Raises:
+        OutputError: If the disk is full or a folder cannot be written. Nothing is left behind.
+    """
+    targets = (target, *beside)
+    drafts: tuple[Path, ...] = ()
+    try:
+        for path in targets:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
+        token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        drafts = tuple(
+            path.with_name(f".{path.name}{_MARK}{token}{path.suffix}") for path in targets
+        )
+        yield drafts
+        for draft in drafts:
+            _synced(draft)
+        for draft, path in reversed(list(zip(drafts, targets, strict=True))):
+            _renamed(draft, path)
+        for folder in {path.parent for path in targets}:
+            _synced(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise unwritable(target, error) from error
+        raise
+    finally:
+        for draft in drafts:
+            _removed(draft)
+
+
+def unwritable(target: Path, error: OSError | None = None) -> OutputError:
+    """The error of a result that cannot be written, with the room that is left."""
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    reason = error.strerror if error and error.strerror else "the disk may be full"
+    return OutputError(
+        f"{target}: cannot be written ({reason}).",
+        [f"{free:.2f} GiB are free in {folder}"],
+        "Make room or choose another `run` folder, then start again; nothing half-written is left.",
+    )
+
+
+def write_text(target: Path, text: str) -> None:
+    """Publish a small text file.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with published(target) as (draft,):
+        draft.write_text(text, encoding="utf-8")
+
+
+def _sweep(target: Path) -> None:
+    host = socket.gethostname()
+    for draft in target.parent.glob(f".{target.name}{_MARK}{host}-*"):
+        owner = draft.name.split(f"{_MARK}{host}-", 1)[1].split("-", 1)[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _removed(draft)
+
+
+def _synced(path: Path) -> None:
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    for part in paths:
+        handle = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _renamed(draft: Path, target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        # A folder cannot be renamed onto a folder that holds files: the old one steps aside first.
+        old = draft.with_name(f"{draft.name}.old")
+        target.rename(old)
+        draft.rename(target)
+        shutil.rmtree(old)
+    else:
+        draft.replace(target)
+
+
+def _removed(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
+    for sidecar in draft.parent.glob(f"{draft.name}.*"):  # GDAL's .aux.xml, SQLite's journals
+        if sidecar.is_dir():
+            shutil.rmtree(sidecar, ignore_errors=True)
+        else:
+            sidecar.unlink(missing_ok=True)

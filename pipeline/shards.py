@@ -1,0 +1,423 @@
+"""Tiles of one sheet in an LMDB: records, writer, reader, manifest.
+
+A shard is a folder with ``data.mdb`` and ``manifest.json``. Tiles of one split are contiguous and
+lie in the plan's order; the key of tile ``i`` is ``i`` as eight bytes, big-endian. A record is a
+small header and three zstd frames: image, label, polygon index with the proportions of the
+polygons in the tile. Nothing in a shard depends on the number of workers that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.grid import PixelGrid
+from pipeline.nomenclature import IGNORE
+from pipeline.publication import unwritable
+
+LAYOUT = 1
+"""Version of the record and manifest layout; readers refuse another one."""
+
+MANIFEST = "manifest.json"
+
+_HEADER = struct.Struct("<4sHHIIIII")
+_MAGIC = b"TSL1"
+_COMMIT_EVERY = 256  # records a transaction: 50 MB at 256 px, few enough syncs to keep up
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One training sample.
+
+    Attributes:
+        image: uint8, shape ``(bands, rows, cols)``.
+        label: Class ids, uint8, shape ``(rows, cols)``; 255 is ignored.
+        polygons: Row (from 1) of each pixel's polygon in the sheet's proportions, uint32, shape
+            ``(rows, cols)``; 0 is none.
+        proportion_rows: The rows that occur in ``polygons``, ascending, uint32, shape ``(n,)``.
+        proportions: Their class shares, float32, shape ``(n, classes)``.
+    """
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    polygons: NDArray[np.uint32]
+    proportion_rows: NDArray[np.uint32]
+    proportions: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What the tiles of one split hold, as integers that add up exactly over shards.
+
+    Attributes:
+        tiles: Number of tiles.
+        pixels: Image pixels that are valid (not the orthophoto's nodata).
+        band_sum: Sum of the valid values of each band.
+        band_sum_squares: Sum of their squares.
+        class_pixels: Labelled pixels of each class.
+        present_pixels: For each class, labelled pixels of the tiles in which it occurs.
+    """
+
+    tiles: int
+    pixels: int
+    band_sum: tuple[int, ...]
+    band_sum_squares: tuple[int, ...]
+    class_pixels: tuple[int, ...]
+    present_pixels: tuple[int, ...]
+
+    @staticmethod
+    def of(tile: Tile, valid: NDArray[np.bool_], classes: int) -> SplitCounts:
+        """Count one tile.
+
+        Args:
+            tile: The tile.
+            valid: Pixels that the orthophoto has, shape ``(rows, cols)``.
+            classes: Number of classes.
+        """
+        # int64 throughout: the squares of one 512 px tile already pass 2**32.
+        values = tile.image[:, valid].astype(np.int64)
+        labels = np.bincount(tile.label[tile.label != IGNORE], minlength=classes)
+        labelled = int(labels.sum())
+        return SplitCounts(
+            1,
+            int(valid.sum()),
+            tuple(int(v) for v in values.sum(axis=1)),
+            tuple(int(v) for v in (values * values).sum(axis=1)),
+            tuple(int(v) for v in labels),
+            tuple(labelled if v else 0 for v in labels),
+        )
+
+    def __add__(self, other: SplitCounts) -> SplitCounts:
+        def added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(x + y for x, y in zip(a, b, strict=True))
+
+        return SplitCounts(
+            self.tiles + other.tiles,
+            self.pixels + other.pixels,
+            added(self.band_sum, other.band_sum),
+            added(self.band_sum_squares, other.band_sum_squares),
+            added(self.class_pixels, other.class_pixels),
+            added(self.present_pixels, other.present_pixels),
+        )
+
+    @staticmethod
+    def nothing(bands: int, classes: int) -> SplitCounts:
+        """The counts of no tile."""
+        return SplitCounts(0, 0, (0,) * bands, (0,) * bands, (0,) * classes, (0,) * classes)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard holds.
+
+    Attributes:
+        layout: Version of the layout.
+        sheet: Name of the sheet.
+        grid: The orthophoto's pixel grid.
+        bands: Bands of the images.
+        tile_px: Pixels a side.
+        classes: Class names in the order of their ids.
+        nomenclature: Fingerprint of the nomenclature.
+        source: Checksum of the orthophoto and of the labels.
+        splits: First position and the one behind the last of each split's tiles.
+        counts: Counts by split.
+    """
+
+    layout: int
+    sheet: str
+    grid: PixelGrid
+    bands: int
+    tile_px: int
+    classes: tuple[str, ...]
+    nomenclature: str
+    source: str
+    splits: Mapping[str, tuple[int, int]]
+    counts: Mapping[str, SplitCounts]
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return sum(end - first for first, end in self.splits.values())
+
+    def as_json(self) -> str:
+        """The manifest as text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            InputError: If the text is no manifest of this layout.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            if content["layout"] != LAYOUT:
+                raise InputError(
+                    f"{source}: has layout {content['layout']}; this version reads {LAYOUT}.",
+                    remedy="Remove the shard and let `shard` make it again.",
+                )
+            counts = {
+                split: SplitCounts(
+                    int(c["tiles"]),
+                    int(c["pixels"]),
+                    tuple(c["band_sum"]),
+                    tuple(c["band_sum_squares"]),
+                    tuple(c["class_pixels"]),
+                    tuple(c["present_pixels"]),
+                )
+                for split, c in content["counts"].items()
+            }
+            splits = {split: (int(a), int(b)) for split, (a, b) in content["splits"].items()}
+            grid = PixelGrid(**content["grid"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{source}: is not the manifest of a shard ({error!r}).",
+                remedy="Remove the shard and let `shard` make it again.",
+            ) from error
+        content |= {"counts": counts, "splits": splits, "grid": grid}
+        content["classes"] = tuple(content["classes"])
+        return Manifest(**content)
+
+
+def encode(tile: Tile) -> bytes:
+    """A tile as one record.
+
+    Raises:
+        ValueError: If shapes do not fit together.
+    """
+    bands, rows, cols = tile.image.shape
+    if tile.label.shape != (rows, cols) or tile.polygons.shape != (rows, cols):
+        raise ValueError(f"image {tile.image.shape}, label {tile.label.shape}")
+    # Level 1 on imagery: higher levels cost ten times as much for a few per cent.
+    image = zstandard.ZstdCompressor(level=1).compress(tile.image.tobytes())
+    label = zstandard.ZstdCompressor(level=3).compress(tile.label.tobytes())
+    known = tile.proportion_rows.astype("<u4").tobytes()
+    shares = np.ascontiguousarray(tile.proportions, "<f4").tobytes()
+    index = zstandard.ZstdCompressor(level=3).compress(
+        np.ascontiguousarray(tile.polygons, "<u4").tobytes() + known + shares
+    )
+    header = _HEADER.pack(
+        _MAGIC, bands, tile.proportions.shape[1], rows, cols,
+        len(tile.proportion_rows), len(image), len(label),
+    )  # fmt: skip
+    return header + image + label + index
+
+
+def decode(record: bytes | memoryview, polygons: bool = True) -> Tile:
+    """The tile of a record.
+
+    Args:
+        record: What :func:`encode` returned.
+        polygons: Whether to read the polygon index too; it is left empty otherwise, which
+            saves a third of the time where only image and label are wanted.
+
+    Raises:
+        ValueError: If it is no record.
+    """
+    view = memoryview(record)
+    if len(view) < _HEADER.size:
+        raise ValueError("not a record: too short")
+    magic, bands, classes, rows, cols, known, image_size, label_size = _HEADER.unpack_from(view)
+    if magic != _MAGIC:
+        raise ValueError(f"not a record: starts with {magic!r}")
+    start = _HEADER.size
+    unpack = zstandard.ZstdDecompressor()
+    image = np.frombuffer(unpack.decompress(view[start : start + image_size]), np.uint8)
+    start += image_size
+    label = np.frombuffer(unpack.decompress(view[start : start + label_size]), np.uint8)
+    start += label_size
+    if polygons:
+        index = np.frombuffer(unpack.decompress(view[start:]), "<u4").astype(np.uint32, copy=False)
+        pixels = rows * cols
+        rows_known = index[pixels : pixels + known]
+        shares = index[pixels + known :].view(np.float32).reshape(known, classes)
+        index = index[:pixels].reshape(rows, cols)
+    else:
+        rows_known = np.zeros(0, np.uint32)
+        shares = np.zeros((0, classes), np.float32)
+        index = np.zeros((0, 0), np.uint32)
+    return Tile(
+        image.reshape(bands, rows, cols), label.reshape(rows, cols), index, rows_known, shares
+    )
+
+
+class ShardWriter:
+    """Writes the records of one shard, in order, into a draft folder.
+
+    Args:
+        folder: Draft of the shard's folder; made here.
+        records: How many records will come.
+        record_bytes: Upper bound of a record's size; the map is sized by it. The file itself
+            only takes what is written.
+
+    Raises:
+        OutputError: If the disk fills up.
+    """
+
+    def __init__(self, folder: Path, records: int, record_bytes: int) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._waiting: list[bytes] = []
+        self._next = 0
+        # A record takes whole 4 KiB overflow pages, and its key a share of a branch page.
+        size = (records + 64) * (record_bytes + 3 * 4096) + 2**20
+        # No lock file: the draft has one writer, and the published shard only readers.
+        self._environment = lmdb.open(
+            str(folder), map_size=size, lock=False, sync=False, metasync=False, max_dbs=0
+        )
+
+    def put(self, record: bytes) -> None:
+        """Append a record."""
+        self._waiting.append(record)
+        if len(self._waiting) >= _COMMIT_EVERY:
+            self._commit()
+
+    def finish(self, manifest: Manifest) -> None:
+        """Commit what waits, sync, and write the manifest.
+
+        Raises:
+            ValueError: If the number of records is not the manifest's.
+        """
+        self._commit()
+        if self._next != manifest.tiles:
+            raise ValueError(f"{self._next} records, {manifest.tiles} in the manifest")
+        self._environment.sync(True)
+        self.close()
+        (self._folder / MANIFEST).write_text(manifest.as_json(), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._environment.close()
+
+    def _commit(self) -> None:
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for record in self._waiting:
+                    transaction.put(self._next.to_bytes(8, "big"), record, append=True)
+                    self._next += 1
+        except (lmdb.DiskError, lmdb.Error) as error:
+            if "No space" in str(error) or "Disk quota" in str(error):
+                raise unwritable(self._folder) from error
+            raise
+        self._waiting.clear()
+
+
+class ShardReader:
+    """Reads tiles of one shard, in any process and thread.
+
+    The parent only reads the manifest; the LMDB is opened by whoever reads first, once per
+    process: an environment that is carried across a fork makes DataLoader workers hang.
+
+    Args:
+        folder: The shard's folder.
+
+    Raises:
+        InputError: If it holds no shard of this layout.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: is not a shard ({error.strerror}: {MANIFEST}).",
+                remedy="Let `shard` make it.",
+            ) from error
+        self.manifest = Manifest.from_json(text, path)
+
+    def __len__(self) -> int:
+        return self.manifest.tiles
+
+    def read(self, position: int, polygons: bool = True) -> Tile:
+        """Read a tile.
+
+        Args:
+            position: From 0 to ``len(self) - 1``.
+            polygons: Whether to read the polygon index and proportions too.
+
+        Raises:
+            IndexError: If there is no such tile.
+            InputError: If the shard is damaged.
+        """
+        if not 0 <= position < len(self):
+            raise IndexError(f"tile {position} of {len(self)} in {self.folder}")
+        with _environment(self.folder).begin(buffers=True) as transaction:
+            record = transaction.get(position.to_bytes(8, "big"))
+            if record is None:
+                raise self._damaged(position, "it is missing")
+            try:
+                return decode(record, polygons)
+            except (ValueError, zstandard.ZstdError) as error:
+                raise self._damaged(position, str(error)) from error
+
+    def _damaged(self, position: int, why: str) -> InputError:
+        return InputError(
+            f"{self.folder}: tile {position} cannot be read: {why}.",
+            remedy="Remove the shard and let `shard` make it again.",
+        )
+
+
+def combined(manifests: Iterable[Manifest], split: str) -> SplitCounts | None:
+    """Counts of one split over shards, or None where no shard has tiles of it."""
+    total: SplitCounts | None = None
+    for manifest in manifests:
+        counts = manifest.counts.get(split)
+        if counts is not None and counts.tiles:
+            total = counts if total is None else total + counts
+    return total
+
+
+def record_bound(tile_px: int, bands: int, classes: int) -> int:
+    """Upper bound of a record's size in bytes: a zstd frame exceeds its content by 1/256 at most."""
+    pixels = tile_px * tile_px
+    # At worst every pixel is a polygon of its own, with its row and its shares.
+    raw = pixels * (bands + 1 + 4)
+    return raw + raw // 128 + 4096 + min(pixels, 4096) * 4 * (1 + classes)
+
+
+def split_ranges(splits: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Ranges of positions of tiles that are sorted by split.
+
+    Raises:
+        ValueError: If the tiles of a split are not contiguous.
+    """
+    ranges: dict[str, tuple[int, int]] = {}
+    for position, split in enumerate(splits):
+        if split not in ranges:
+            ranges[split] = (position, position + 1)
+        elif ranges[split][1] == position:
+            ranges[split] = (ranges[split][0], position + 1)
+        else:
+            raise ValueError(f"tiles of split {split!r} are not contiguous at {position}")
+    return ranges
+
+
+_open_lock = threading.Lock()
+_open: dict[tuple[int, str, int], lmdb.Environment] = {}
+
+
+def _environment(folder: Path) -> lmdb.Environment:
+    """The environment of a folder in this process, opened at most once (lmdb 3 insists)."""
+    # With the inode: a shard that was made anew under the same name is another store.
+    key = (os.getpid(), str(folder.resolve()), (folder / "data.mdb").stat().st_ino)
+    with _open_lock:
+        if key not in _open:
+            _open[key] = lmdb.open(
+                str(folder), readonly=True, lock=False, readahead=False, max_spare_txns=4
+            )
+        return _open[key]

@@ -1,0 +1,26 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.grid import PixelGrid
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real scenes: ``shared/data`` beside the checkout, or TESELA_SHARED_DATA."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TESELA_SHARED_DATA", default))
+    if not (folder / "dubai").is_dir():
+        pytest.skip(f"the real scenes are not here ({folder}); set TESELA_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture
+def grid() -> PixelGrid:
+    """Six columns and four rows of half a metre."""
+    return PixelGrid("EPSG:25830", 700_000.0, 4_400_000.0, 0.5, 0.5, 6, 4)
