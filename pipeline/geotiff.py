@@ -1,0 +1,446 @@
+"""The only opener and writer of rasters: windows, masks, palettes, COGs, clear errors.
+
+All writers write drafts; :mod:`pipeline.publication` publishes them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import RasterioError
+from rasterio.shutil import copy as copy_raster
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window as RasterioWindow
+
+from pipeline.errors import InputError, OutputError
+from pipeline.grid import PixelGrid, Window
+from pipeline.nomenclature import IGNORE
+from pipeline.publication import unwritable
+
+BLOCK = 512
+"""Pixels a side of the blocks of what is written."""
+
+# In bytes: GDAL's own default is 5 % of the node's memory, 25 GB on a large one. (Set through
+# rasterio.Env the value is bytes; the environment variable of that name means megabytes.)
+CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Orthophoto:
+    """What the pipeline needs to know of an orthophoto before it reads pixels.
+
+    Attributes:
+        path: The file.
+        grid: Its pixel grid.
+        bands: Band numbers (from 1) that are imagery; an alpha band is a mask, not imagery.
+        masked: Whether it can have pixels without data (nodata value, mask or alpha).
+        driver: GDAL's name of the format.
+    """
+
+    path: Path
+    grid: PixelGrid
+    bands: tuple[int, ...]
+    masked: bool
+    driver: str
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """GDAL as the pipeline wants it: a bounded block cache, sums of it the same on every node."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="2"):
+        yield
+
+
+def read_orthophoto(path: Path) -> Orthophoto:
+    """Look at an orthophoto and check that the pipeline can use it.
+
+    Args:
+        path: Anything rasterio opens: GeoTIFF, COG, JPEG 2000, VRT.
+
+    Raises:
+        InputError: With everything that is wrong: missing, unreadable, truncated, no CRS,
+            rotated or sheared, not 8-bit, fewer than three bands.
+    """
+    with _opened(path) as source:
+        wrong = _grid_mistakes(source)
+        alpha = {
+            i for i, meaning in zip(source.indexes, source.colorinterp, strict=True)
+            if meaning == ColorInterp.alpha
+        }  # fmt: skip
+        bands = tuple(i for i in source.indexes if i not in alpha)
+        if len(bands) < 3:
+            wrong.append(f"has {len(bands)} band(s) of imagery; 3 or more are needed")
+        kinds = sorted({source.dtypes[i - 1] for i in bands})
+        if kinds != ["uint8"]:
+            wrong.append(
+                f"its pixels are {', '.join(kinds)}, not 8-bit (uint8); "
+                "gdal_translate -ot Byte -scale converts"
+            )
+        if source.driver == "GTiff":
+            wrong += _truncation(source, path)
+        if wrong:
+            raise InputError(f"orthophoto {path}: cannot be used.", wrong)
+        flags = {flag for band in bands for flag in source.mask_flag_enums[band - 1]}
+        return Orthophoto(
+            path, _grid_of(source), bands, flags != {MaskFlags.all_valid}, source.driver
+        )
+
+
+def read_grid(path: Path) -> PixelGrid:
+    """Pixel grid of any raster.
+
+    Raises:
+        InputError: If it cannot be opened, has no CRS, or is rotated or sheared.
+    """
+    with _opened(path) as source:
+        wrong = _grid_mistakes(source)
+        if wrong:
+            raise InputError(f"{path}: cannot be used.", wrong)
+        return _grid_of(source)
+
+
+def check_alike(orthophotos: Mapping[str, Orthophoto]) -> None:
+    """Check that the sheets of a run share bands and pixel size; nothing is resampled silently.
+
+    Raises:
+        InputError: Listing the sheets that differ from the most common kind.
+    """
+    kinds = {
+        sheet: (len(o.bands), round(o.grid.pixel_width, 6), round(o.grid.pixel_height, 6))
+        for sheet, o in orthophotos.items()
+    }
+    counted = list(kinds.values())
+    usual = max(counted, key=counted.count, default=None)
+    different = [
+        f"sheet {sheet}: {bands} bands, pixels of {width:g} x {height:g} ({orthophotos[sheet].path})"
+        for sheet, (bands, width, height) in kinds.items()
+        if (bands, width, height) != usual
+    ]
+    if different and usual:
+        raise InputError(
+            f"The sheets of a run share bands and pixel size; most have {usual[0]} bands and "
+            f"pixels of {usual[1]:g} x {usual[2]:g}, but these do not:",
+            different,
+            "Leave them to a run of their own, or bring them to the same pixels "
+            "(gdalwarp -tr, gdal_translate -b).",
+        )
+
+
+def bounds_in(grid: PixelGrid, crs: str) -> tuple[float, float, float, float]:
+    """Bounds of a sheet in another CRS: left, bottom, right, top.
+
+    The edges are followed at 21 points each: a straight edge of one CRS bends in the other.
+    """
+    return tuple(transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21))  # type: ignore[return-value]
+
+
+class RasterReader:
+    """Reads windows of a raster from any thread.
+
+    Each thread has its own GDAL dataset: one dataset read by two threads gives wrong pixels.
+
+    Args:
+        path: The raster.
+        bands: Band numbers to read, from 1; all where left out.
+
+    Raises:
+        InputError: If it cannot be opened, and when a window cannot be read.
+    """
+
+    def __init__(self, path: Path, bands: Sequence[int] | None = None) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._all: list[Any] = []
+        self._lock = threading.Lock()
+        source = self._source()
+        self.bands = tuple(bands) if bands else tuple(source.indexes)
+        self.grid = _grid_of(source)
+        self.masked = {f for flags in source.mask_flag_enums for f in flags} != {
+            MaskFlags.all_valid
+        }
+        self.tags: dict[str, str] = source.tags()
+        self.block_height, self.block_width = source.block_shapes[0]
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Pixels of a window inside the sheet, shape ``(bands, rows, cols)``."""
+        try:
+            return self._source().read(self.bands, window=_rasterio(window))  # type: ignore[no-any-return]
+        except RasterioError as error:
+            raise self._unreadable(window, error) from error
+
+    def read_band(self, window: Window) -> NDArray[Any]:
+        """Pixels of the first band, shape ``(rows, cols)``."""
+        return self.read(window)[0]  # type: ignore[no-any-return]
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Which pixels have data, shape ``(rows, cols)``: by nodata value, mask or alpha."""
+        if not self.masked:
+            return np.ones((window.height, window.width), np.bool_)
+        try:
+            mask = self._source().dataset_mask(window=_rasterio(window))
+        except RasterioError as error:
+            raise self._unreadable(window, error) from error
+        return np.asarray(mask != 0)
+
+    def thumbnail(self, most: int, average: bool = False) -> NDArray[Any]:
+        """The whole raster with at most ``most`` pixels a side, shape ``(bands, rows, cols)``.
+
+        Args:
+            most: Longest side in pixels.
+            average: Mean of the pixels, for imagery; otherwise the nearest pixel, for classes.
+        """
+        shape = self._thumbnail_shape(most)
+        how = Resampling.average if average else Resampling.nearest
+        try:
+            return self._source().read(  # type: ignore[no-any-return]
+                self.bands, out_shape=(len(self.bands), *shape), resampling=how
+            )
+        except RasterioError as error:
+            raise self._unreadable(self.grid.window, error) from error
+
+    def thumbnail_valid(self, most: int) -> NDArray[np.bool_]:
+        """Which pixels of the thumbnail have data."""
+        shape = self._thumbnail_shape(most)
+        if not self.masked:
+            return np.ones(shape, np.bool_)
+        return np.asarray(self._source().dataset_mask(out_shape=shape) != 0)
+
+    def close(self) -> None:
+        """Close the datasets of all threads."""
+        with self._lock:
+            for source in self._all:
+                source.close()
+            self._all.clear()
+        self._local = threading.local()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _source(self) -> Any:  # noqa: ANN401 - rasterio ships no types
+        if not hasattr(self._local, "source"):
+            self._local.source = _open(self.path)
+            with self._lock:
+                self._all.append(self._local.source)
+        return self._local.source
+
+    def _thumbnail_shape(self, most: int) -> tuple[int, int]:
+        factor = max(1.0, max(self.grid.width, self.grid.height) / most)
+        return max(1, round(self.grid.height / factor)), max(1, round(self.grid.width / factor))
+
+    def _unreadable(self, window: Window, error: Exception) -> InputError:
+        left, _, _, top = self.grid.bounds_of(window)
+        return InputError(
+            f"{self.path}: cannot be read at column {window.col}, row {window.row} "
+            f"({left:.1f}, {top:.1f} in {self.grid.crs}).",
+            [_reason(error)],
+            "The file is damaged or truncated; copy or download it again.",
+        )
+
+
+class RasterWriter:
+    """Writes a one-band raster in windows, tiled and compressed, into a draft.
+
+    Args:
+        draft: File to write.
+        grid: The pixel grid.
+        dtype: ``uint8`` or ``uint32``.
+        nodata: Value of pixels without data.
+        colors: ``#RRGGBB`` of the classes in the order of their ids; a palette is written.
+        tags: Metadata of the file.
+
+    Raises:
+        OutputError: If it cannot be written, here, in :meth:`write` or in :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        draft: Path,
+        grid: PixelGrid,
+        dtype: str,
+        nodata: int,
+        colors: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._draft = draft
+        self._grid = grid
+        try:
+            self._target = rasterio.open(
+                draft, "w", driver="GTiff", width=grid.width, height=grid.height, count=1,
+                dtype=dtype, nodata=nodata, crs=CRS.from_string(grid.crs),
+                transform=Affine(*grid.geotransform), tiled=True, blockxsize=BLOCK,
+                blockysize=BLOCK, compress="deflate", bigtiff="if_safer",
+                # One thread compresses: with more, GDAL reports a full disk to nobody.
+                num_threads=1,
+            )  # fmt: skip
+            if colors:
+                self._target.write_colormap(1, palette(colors))
+            self._target.update_tags(**(tags or {}))
+        except RasterioError as error:
+            raise self._failed(error) from error
+
+    def write(self, window: Window, pixels: NDArray[Any]) -> None:
+        """Write the pixels of a window, shape ``(rows, cols)``."""
+        try:
+            self._target.write(pixels, 1, window=_rasterio(window))
+        except RasterioError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Flush and check that all of it reached the disk."""
+        try:
+            self._target.close()
+            # GDAL's close tells nobody when the last blocks did not fit: look at the file.
+            with rasterio.open(self._draft) as written:
+                missing = _truncation(written, self._draft)
+        except RasterioError as error:
+            raise self._failed(error) from error
+        if missing:
+            raise self._failed(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._target.close()
+
+    def _failed(self, error: Exception | None) -> OutputError:
+        failure = unwritable(self._draft)
+        return OutputError(
+            f"{self._grid.width} x {self._grid.height} pixels cannot be written to "
+            f"{self._draft.parent}{f' ({_reason(error)})' if error else ''}.",
+            failure.items,
+            failure.remedy,
+        )
+
+
+def write_cog(source: Path, draft: Path, overviews: str) -> None:
+    """Write a tiled raster anew as a cloud-optimised GeoTIFF with overviews and statistics.
+
+    Args:
+        source: What :class:`RasterWriter` wrote.
+        draft: File to write.
+        overviews: How overviews are made: ``mode`` for classes, ``average`` for measures.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        # STATISTICS: without them QGIS computes its own and drops an .aux.xml beside the map.
+        copy_raster(
+            source, draft, driver="COG", COMPRESS="DEFLATE", BLOCKSIZE=BLOCK, STATISTICS="YES",
+            OVERVIEW_RESAMPLING=overviews.upper(), BIGTIFF="IF_SAFER", NUM_THREADS="2",
+        )  # fmt: skip
+        with rasterio.open(draft) as written:
+            missing = _truncation(written, draft)
+    except (
+        Exception
+    ) as error:  # rasterio's copy lets GDAL's own exceptions out, which share no base
+        if isinstance(error, MemoryError | KeyboardInterrupt):
+            raise
+        raise OutputError(
+            f"{draft.parent}: a map cannot be written ({_reason(error)}).",
+            unwritable(draft).items,
+            "Make room or choose another `run` folder, then start again.",
+        ) from error
+    if missing:
+        raise unwritable(draft)
+
+
+def palette(colors: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table of a class raster; ids without a class and nodata are transparent."""
+    table = {value: (0, 0, 0, 0) for value in range(256)}
+    for value, color in enumerate(colors):
+        table[value] = (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16), 255)
+    table[IGNORE] = (0, 0, 0, 0)
+    return table
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    source = _open(path)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - rasterio ships no types
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file.")
+    try:
+        # sharing=False: a shared dataset would hand two threads the same GDAL handle.
+        return rasterio.open(path, sharing=False)
+    except RasterioError as error:
+        raise InputError(
+            f"{path}: is not a raster that GDAL can read.",
+            [_reason(error)],
+            "Check it with gdalinfo; a download that broke off looks like this.",
+        ) from error
+
+
+def _grid_mistakes(source: Any) -> list[str]:  # noqa: ANN401
+    wrong = []
+    if source.crs is None:
+        wrong.append("has no coordinate reference system; gdal_edit.py -a_srs EPSG:25830 sets one")
+    transform = source.transform
+    if transform.is_identity:
+        wrong.append("has no georeference (no geotransform, no world file)")
+    elif transform.b or transform.d:
+        wrong.append("its grid is rotated or sheared; gdalwarp makes it north up")
+    elif transform.a <= 0 or transform.e >= 0:
+        wrong.append("its grid is not north up; gdalwarp makes it so")
+    return wrong
+
+
+def _truncation(source: Any, path: Path) -> list[str]:  # noqa: ANN401
+    """Blocks of a TIFF whose bytes lie behind the end of the file, as one line, or nothing."""
+    size = path.stat().st_size
+    rows, cols = source.block_shapes[0]
+    across, down = -(-source.width // cols), -(-source.height // rows)
+    beyond = total = 0
+    bands = source.indexes if source.interleaving and source.interleaving.name == "band" else (1,)
+    for band in bands:
+        for row in range(down):
+            for col in range(across):
+                total += 1
+                offset = source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
+                length = source.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=band)
+                if offset and length and int(offset) + int(length) > size:
+                    beyond += 1
+    return [f"is truncated: {beyond} of {total} blocks lie behind its end"] if beyond else []
+
+
+def _grid_of(source: Any) -> PixelGrid:  # noqa: ANN401
+    transform = source.transform
+    crs = source.crs.to_string() if source.crs else ""
+    return PixelGrid(
+        crs, transform.c, transform.f, transform.a, -transform.e, source.width, source.height
+    )
+
+
+def _rasterio(window: Window) -> RasterioWindow:
+    return RasterioWindow(window.col, window.row, window.width, window.height)
+
+
+def _reason(error: BaseException) -> str:
+    """GDAL's own words, which rasterio keeps in the chain of causes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
