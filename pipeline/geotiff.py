@@ -16,6 +16,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # the copy lets GDAL's own errors out
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
@@ -123,7 +124,7 @@ def check_alike(orthophotos: Mapping[str, Orthophoto]) -> None:
     counted = list(kinds.values())
     usual = max(counted, key=counted.count, default=None)
     different = [
-        f"sheet {sheet}: {bands} bands, pixels of {width:g} x {height:g} ({orthophotos[sheet].path})"
+        f"sheet {sheet}: {bands} bands, pixels of {width:g} x {height:g}"
         for sheet, (bands, width, height) in kinds.items()
         if (bands, width, height) != usual
     ]
@@ -142,7 +143,7 @@ def bounds_in(grid: PixelGrid, crs: str) -> tuple[float, float, float, float]:
 
     The edges are followed at 21 points each: a straight edge of one CRS bends in the other.
     """
-    return tuple(transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21))  # type: ignore[return-value]
+    return tuple(transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21))
 
 
 class RasterReader:
@@ -349,11 +350,7 @@ def write_cog(source: Path, draft: Path, overviews: str) -> None:
         )  # fmt: skip
         with rasterio.open(draft) as written:
             missing = _truncation(written, draft)
-    except (
-        Exception
-    ) as error:  # rasterio's copy lets GDAL's own exceptions out, which share no base
-        if isinstance(error, MemoryError | KeyboardInterrupt):
-            raise
+    except (RasterioError, CPLE_BaseError) as error:
         raise OutputError(
             f"{draft.parent}: a map cannot be written ({_reason(error)}).",
             unwritable(draft).items,
@@ -365,7 +362,7 @@ def write_cog(source: Path, draft: Path, overviews: str) -> None:
 
 def palette(colors: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
     """Colour table of a class raster; ids without a class and nodata are transparent."""
-    table = {value: (0, 0, 0, 0) for value in range(256)}
+    table = dict.fromkeys(range(256), (0, 0, 0, 0))
     for value, color in enumerate(colors):
         table[value] = (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16), 255)
     table[IGNORE] = (0, 0, 0, 0)
