@@ -1,0 +1,223 @@
+"""Class proportions to one class or IGNORE a polygon, and to the pixels of a window.
+
+Polygons are burnt by their row, so that one pass gives the polygon index and, through a table, the
+class. Geometry is moved to the sheet's pixel coordinates first: a window is then a shift by whole
+numbers, which floating point does exactly, so a window burns the same pixels as the whole sheet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio import features
+
+from pipeline.config import LabelSettings
+from pipeline.grid import PixelGrid, Window
+from pipeline.nomenclature import IGNORE
+from pipeline.siose import Proportions
+
+REASONS = (
+    "orthophoto_nodata",
+    "no_polygon",
+    "unknown",
+    "empty_label",
+    "unmapped",
+    "composite",
+    "below_min_share",
+    "boundary",
+)
+"""Why a pixel has no class, in the order in which reasons are given: the first one counts."""
+
+_EXACT = 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
+
+
+@dataclass(frozen=True)
+class LabelShapes:
+    """Polygons of a sheet, ready to burn.
+
+    Attributes:
+        grid: The sheet's grid.
+        geometry: Polygons in pixel coordinates: x = column, y = -row, shape ``(n,)``.
+        tree: Spatial index of ``geometry``.
+        classes: Class of the polygon in row ``i`` (from 1; row 0 is no polygon), uint8,
+            shape ``(n + 1,)``.
+        reasons: Position in :data:`REASONS` of why it has none, or 255, uint8, shape ``(n + 1,)``.
+    """
+
+    grid: PixelGrid
+    geometry: NDArray[np.object_]
+    tree: shapely.STRtree
+    classes: NDArray[np.uint8]
+    reasons: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LabelledWindow:
+    """Labels of one window.
+
+    Attributes:
+        label: Class ids, 255 where masked, uint8, shape ``(rows, cols)``.
+        polygons: Row of the polygon, 0 where there is none, uint32, shape ``(rows, cols)``.
+        class_pixels: Pixels of each class, int64, shape ``(classes,)``.
+        masked_pixels: Masked pixels of each of :data:`REASONS`, int64.
+    """
+
+    label: NDArray[np.uint8]
+    polygons: NDArray[np.uint32]
+    class_pixels: NDArray[np.int64]
+    masked_pixels: NDArray[np.int64]
+
+
+def polygon_classes(
+    proportions: Proportions, settings: LabelSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The class of each polygon, or why it has none.
+
+    A polygon whose covers all belong to one class has that class. Of the others, ``dominant``
+    takes the largest class if its share of the whole polygon is at least ``min_share`` (a tie has
+    no largest), and ``mask`` takes none.
+
+    Returns:
+        Class ids and positions in :data:`REASONS` (255 where there is a class), both uint8, shape
+        ``(n,)``.
+    """
+    count = len(proportions.shares)
+    rows = np.arange(count)
+    shares = proportions.shares
+    largest = shares.argmax(axis=1)
+    share = shares[rows, largest]
+    pure = share >= 1 - _EXACT
+    if settings.composite == "mask":
+        chosen, reason = pure, REASONS.index("composite")
+    else:
+        others = shares.copy()
+        others[rows, largest] = 0
+        lead = share > others.max(axis=1) + _EXACT
+        chosen = pure | (lead & (share >= settings.min_share - _EXACT) & (share > 0))
+        reason = REASONS.index("below_min_share")
+    classes = np.where(chosen, largest, IGNORE).astype(np.uint8)
+    reasons = np.where(chosen, 255, reason).astype(np.uint8)
+    for position, name in enumerate(REASONS):
+        reasons[proportions.reasons == name] = position
+    classes[reasons != 255] = IGNORE
+    return classes, reasons
+
+
+def label_shapes(proportions: Proportions, grid: PixelGrid, settings: LabelSettings) -> LabelShapes:
+    """Prepare the polygons of a sheet."""
+
+    def pixel_coordinates(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        columns = (points[:, 0] - grid.left) / grid.pixel_width
+        rows = (points[:, 1] - grid.top) / grid.pixel_height
+        return np.column_stack([columns, rows])
+
+    geometry = np.asarray(shapely.transform(proportions.geometry, pixel_coordinates))
+    classes, reasons = polygon_classes(proportions, settings)
+    none = REASONS.index("no_polygon")
+    return LabelShapes(
+        grid,
+        geometry,
+        shapely.STRtree(geometry),
+        np.concatenate([[IGNORE], classes]).astype(np.uint8),
+        np.concatenate([[none], reasons]).astype(np.uint8),
+    )
+
+
+def burn(shapes: LabelShapes, window: Window) -> NDArray[np.uint32]:
+    """Row of the polygon at each pixel centre of a window; where polygons overlap, the last row.
+
+    Centre rule, not all_touched: that would widen every boundary by up to a pixel, always to the
+    gain of whichever polygon happens to be burned last.
+
+    Returns:
+        uint32, shape ``(rows, cols)``; 0 where no polygon is.
+    """
+    box = shapely.box(window.col, -window.bottom, window.right, -window.row)
+    touching = np.sort(shapes.tree.query(box))
+    if not len(touching):
+        return np.zeros((window.height, window.width), np.uint32)
+    burnt: NDArray[np.uint32] = features.rasterize(
+        ((shapes.geometry[i], i + 1) for i in touching),
+        out_shape=(window.height, window.width),
+        transform=Affine(1, 0, window.col, 0, -1, -window.row),
+        fill=0,
+        dtype="uint32",
+    )
+    return burnt
+
+
+def label_window(
+    shapes: LabelShapes,
+    window: Window,
+    valid: NDArray[np.bool_],
+    settings: LabelSettings,
+    classes: int,
+) -> LabelledWindow:
+    """Labels of one window of the sheet.
+
+    Args:
+        shapes: The sheet's polygons.
+        window: Pixels inside the sheet.
+        valid: Which of them the orthophoto has, shape ``(rows, cols)``.
+        settings: ``boundary_px`` masks pixels whose distance to another polygon's pixels is at
+            most that many rows and columns.
+        classes: Number of classes.
+    """
+    around = window.grown(settings.boundary_px).intersection(shapes.grid.window)
+    assert around is not None
+    index = burn(shapes, around)
+    inside = window.slices(around)
+    polygons = np.ascontiguousarray(index[inside])
+    label = shapes.classes[polygons]
+    reasons = shapes.reasons[polygons]
+    if settings.boundary_px:
+        outline = near_outline(index, settings.boundary_px)[inside]
+        reasons[outline & (reasons == 255)] = REASONS.index("boundary")
+    reasons[~valid] = REASONS.index("orthophoto_nodata")
+    label[reasons != 255] = IGNORE
+    return LabelledWindow(
+        label,
+        polygons,
+        np.bincount(label[label != IGNORE], minlength=classes).astype(np.int64),
+        np.bincount(reasons[reasons != 255], minlength=len(REASONS)).astype(np.int64),
+    )
+
+
+def near_outline(index: NDArray[np.uint32], distance: int) -> NDArray[np.bool_]:
+    """Pixels that have a pixel of another polygon within ``distance`` rows and columns.
+
+    The array's own edge is no outline.
+
+    Returns:
+        bool, shape of ``index``.
+    """
+    lowest, highest = index, index
+    for axis in (0, 1):
+        low, high = lowest, highest
+        for step in range(1, distance + 1):
+            if step >= index.shape[axis]:
+                break
+            low, high = (
+                _spread(lowest, low, step, axis, least=True),
+                _spread(highest, high, step, axis, least=False),
+            )
+        lowest, highest = low, high
+    return np.asarray(lowest != highest)
+
+
+def _spread(
+    source: NDArray[np.uint32], into: NDArray[np.uint32], step: int, axis: int, least: bool
+) -> NDArray[np.uint32]:
+    """The least (or greatest) of ``into`` and ``source`` moved by ``step`` both ways."""
+    choose = np.minimum if least else np.maximum
+    result = into.copy()
+    front, back = [slice(None)] * 2, [slice(None)] * 2
+    front[axis], back[axis] = slice(step, None), slice(None, -step)
+    f, b = tuple(front), tuple(back)
+    result[f] = choose(result[f], source[b])
+    result[b] = choose(result[b], source[f])
+    return result

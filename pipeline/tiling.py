@@ -1,0 +1,330 @@
+"""TilePlan: which windows become tiles, and which split the ground belongs to.
+
+Splits are of ground, never of single tiles. With ``split: sheet`` the sheets table says whose
+ground a sheet is. With ``split: blocks`` the ground is cut along a lattice of the CRS itself, so
+that two sheets (or two years) of the same ground agree. Where sheets of different splits overlap,
+the ground belongs to the test split before validation before training, and tiles of the others
+that touch it are dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from pipeline.config import SPLITS, Sheet, TilingSettings
+from pipeline.errors import InputError
+from pipeline.grid import PixelGrid, Window
+from pipeline.nomenclature import IGNORE, Nomenclature
+
+ReadLabels = Callable[[Window], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A rectangle of one sheet that belongs to one split."""
+
+    sheet: str
+    window: Window
+    split: str
+
+
+@dataclass(frozen=True)
+class PlannedTile:
+    """One tile.
+
+    Attributes:
+        sheet: Name of the sheet.
+        window: Its pixels; of a sheet smaller than a tile it reaches beyond the sheet's edge.
+        split: The split of its ground.
+        class_pixels: Labelled pixels of each class.
+    """
+
+    sheet: str
+    window: Window
+    split: str
+    class_pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """The tiles of a run and the ground they lie on.
+
+    Attributes:
+        tiles: Sorted by sheet (in the table's order), split, row, column.
+        ground: The ground of all splits.
+        nomenclature: Fingerprint of the nomenclature that the labels were made with.
+        tile_px: Pixels a side.
+    """
+
+    tiles: tuple[PlannedTile, ...]
+    ground: tuple[Ground, ...]
+    nomenclature: str
+    tile_px: int
+
+    def of_sheet(self, sheet: str) -> tuple[PlannedTile, ...]:
+        """Tiles of one sheet; those of a split are contiguous."""
+        return tuple(tile for tile in self.tiles if tile.sheet == sheet)
+
+    def ground_of(self, sheet: str, split: str) -> tuple[Window, ...]:
+        """Ground of one split in one sheet."""
+        return tuple(g.window for g in self.ground if g.sheet == sheet and g.split == split)
+
+
+def plan_ground(
+    sheets: Mapping[str, Sheet], grids: Mapping[str, PixelGrid], settings: TilingSettings, seed: int
+) -> tuple[Ground, ...]:
+    """Give each sheet's ground to splits.
+
+    Args:
+        sheets: The sheets table; sheets of split ``map`` have no ground.
+        grids: Pixel grids of the sheets.
+        settings: ``split``, ``block_px`` and the shares.
+        seed: Decides which blocks belong to which split.
+    """
+    used = [sheet for sheet in sheets.values() if sheet.split != "map"]
+    if settings.split == "sheet":
+        return tuple(Ground(s.name, grids[s.name].window, s.split) for s in used)
+    blocks = [
+        (sheet.name, window, (grids[sheet.name].crs, *place))
+        for sheet in used
+        for window, place in _lattice(grids[sheet.name], settings.block_px)
+    ]
+    splits = _block_splits({place for _, _, place in blocks}, settings, seed)
+    return tuple(Ground(name, window, splits[place]) for name, window, place in blocks)
+
+
+def tile_windows(ground: Window, sheet: Window, settings: TilingSettings) -> list[Window]:
+    """Windows of tiles on a rectangle of ground, row by row.
+
+    The last row and column are moved back to end with the ground. Ground smaller than a tile has
+    none, unless it is a whole sheet: then one tile reaches beyond its edge.
+    """
+    size, stride = settings.tile_px, settings.stride_px
+
+    def starts(first: int, length: int, whole: int) -> list[int]:
+        if length < size:
+            return [first] if length == whole else []
+        positions = list(range(first, first + length - size + 1, stride))
+        if positions[-1] != first + length - size:
+            positions.append(first + length - size)
+        return positions
+
+    return [
+        Window(col, row, size, size)
+        for row in starts(ground.row, ground.height, sheet.height)
+        for col in starts(ground.col, ground.width, sheet.width)
+    ]
+
+
+def plan_tiles(
+    sheet: str,
+    grid: PixelGrid,
+    ground: Sequence[Ground],
+    foreign: Sequence[tuple[str, tuple[float, float, float, float]]],
+    read: ReadLabels,
+    settings: TilingSettings,
+    classes: int,
+) -> list[PlannedTile]:
+    """Tiles of one sheet with enough labelled pixels, sorted by split, row, column.
+
+    Args:
+        sheet: Name of the sheet.
+        grid: Its pixel grid.
+        ground: The sheet's ground.
+        foreign: Split and bounds (in the sheet's CRS) of other sheets' ground.
+        read: Reads labels of a window inside the sheet.
+        settings: Tile size, stride and ``min_labelled``.
+        classes: Number of classes.
+    """
+    needed = max(1, math.ceil(settings.min_labelled * settings.tile_px**2 - 1e-9))
+    tiles = []
+    for split in SPLITS:
+        before = SPLITS[SPLITS.index(split) + 1 :]
+        barred = [bounds for other, bounds in foreign if other in before]
+        windows = [
+            window
+            for part in ground
+            if part.split == split
+            for window in tile_windows(part.window, grid.window, settings)
+            if not any(
+                _overlap(grid.bounds_of(window), bounds, 0.6 * grid.pixel_width)
+                for bounds in barred
+            )
+        ]
+        windows.sort(key=lambda window: (window.row, window.col))
+        for window, labels in _labels_by_row(windows, grid, read):
+            counts = np.bincount(labels[labels != IGNORE].ravel(), minlength=classes)
+            if counts.sum() >= needed:
+                tiles.append(PlannedTile(sheet, window, split, tuple(int(c) for c in counts)))
+    return tiles
+
+
+def check_plan(
+    tiles: Iterable[PlannedTile],
+    sheets: Mapping[str, Sheet],
+    nomenclature: Nomenclature,
+    settings: TilingSettings,
+) -> None:
+    """Check that each split has tiles and that training sees every class.
+
+    Raises:
+        InputError: Naming the splits without tiles and the classes without training pixels.
+    """
+    totals: dict[str, NDArray[np.int64]] = {}
+    for tile in tiles:
+        total = totals.setdefault(tile.split, np.zeros(len(nomenclature), np.int64))
+        total += np.array(tile.class_pixels, np.int64)
+    wrong = []
+    for split in SPLITS:
+        if split not in totals:
+            named = [s.name for s in sheets.values() if s.split == split]
+            if settings.split == "blocks":
+                what = "none of its blocks"
+            else:
+                what = f"its sheets: {', '.join(named)}" if named else "no sheet has this split"
+            wrong.append(f"split {split}: no tile with enough labelled pixels ({what})")
+    if "train" in totals:
+        absent = [n for n, px in zip(nomenclature.names, totals["train"], strict=True) if px == 0]
+        wrong += [f"class {name!r}: no labelled pixel in the training tiles" for name in absent]
+    if wrong:
+        raise InputError(
+            "The labelled ground does not do for training, validation and test.",
+            wrong,
+            "Change the split column of the sheets table (or `tiling.split: blocks`), lower "
+            f"`tiling.min_labelled` (now {settings.min_labelled:g}) or `labels.min_share`, or "
+            "merge the absent class into another one in the nomenclature.",
+        )
+
+
+def write_plan(plan: TilePlan, plan_draft: Path, ground_draft: Path) -> None:
+    """Write the plan and its ground as Parquet."""
+    metadata = {
+        b"tesela": json.dumps(
+            {"nomenclature": plan.nomenclature, "tile_px": plan.tile_px}, sort_keys=True
+        ).encode()
+    }
+    tiles, ground = plan.tiles, plan.ground
+    table = _window_table([(t.sheet, t.window, t.split) for t in tiles])
+    counts = pyarrow.array([list(t.class_pixels) for t in tiles], pyarrow.list_(pyarrow.int64()))
+    table = table.append_column("class_pixels", counts)
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), plan_draft)
+    table = _window_table([(g.sheet, g.window, g.split) for g in ground])
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), ground_draft)
+
+
+def read_plan(
+    plan: Path, ground: Path, nomenclature: Nomenclature, sheet: str | None = None
+) -> TilePlan:
+    """Read a plan back, of one sheet or of all.
+
+    Raises:
+        InputError: If it is missing or was made with another nomenclature.
+    """
+    for path in (plan, ground):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file.", remedy="Run tile_plan first.")
+    metadata = json.loads((pyarrow.parquet.read_schema(plan).metadata or {}).get(b"tesela", b"{}"))
+    if metadata.get("nomenclature") != nomenclature.fingerprint:
+        raise InputError(
+            f"{plan}: was made with another nomenclature ({metadata.get('nomenclature')}, now "
+            f"{nomenclature.fingerprint}).",
+            remedy="Run label_raster and tile_plan again, or choose another `run` folder.",
+        )
+    only = [("sheet", "=", sheet)] if sheet else None
+    tiles = tuple(
+        PlannedTile(*_window_row(row), tuple(row["class_pixels"]))
+        for row in pyarrow.parquet.read_table(plan, filters=only).to_pylist()
+    )
+    parts = tuple(
+        Ground(*_window_row(row))
+        for row in pyarrow.parquet.read_table(ground, filters=only).to_pylist()
+    )
+    return TilePlan(tiles, parts, metadata["nomenclature"], metadata["tile_px"])
+
+
+def _lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:
+    """Blocks of a sheet along the lattice of its CRS, with their place in the lattice."""
+
+    def cuts(start: float, pixel: float, count: int) -> list[tuple[int, int, int]]:
+        side = block_px * pixel
+        first = math.floor(start / side)
+        last = math.ceil((start + count * pixel) / side)
+        edges = [round((k * side - start) / pixel) for k in range(first, last + 1)]
+        pairs = zip(edges, edges[1:], range(first, last), strict=False)
+        clipped = [(max(a, 0), min(b, count), k) for a, b, k in pairs]
+        return [(a, b, k) for a, b, k in clipped if b > a]
+
+    # Rows run southwards: the lattice is counted along -y, so that both axes are cut alike.
+    for top, bottom, down in cuts(-grid.top, grid.pixel_height, grid.height):
+        for left, right, across in cuts(grid.left, grid.pixel_width, grid.width):
+            yield Window(left, top, right - left, bottom - top), (across, down)
+
+
+def _block_splits(
+    places: set[tuple[str, int, int]], settings: TilingSettings, seed: int
+) -> dict[tuple[str, int, int], str]:
+    """Splits of the lattice's blocks: ranked by a hash, so no random state is involved."""
+
+    def rank(place: tuple[str, int, int]) -> bytes:
+        return hashlib.sha256(f"{seed}:{place}".encode()).digest()
+
+    ranked = sorted(places, key=rank)
+    test = max(1, round(settings.test_share * len(ranked))) if settings.test_share else 0
+    validation = (
+        max(1, round(settings.validation_share * len(ranked))) if settings.validation_share else 0
+    )
+    return {
+        place: "test" if i < test else "validation" if i < test + validation else "train"
+        for i, place in enumerate(ranked)
+    }
+
+
+def _labels_by_row(
+    windows: Sequence[Window], grid: PixelGrid, read: ReadLabels
+) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """Labels of windows that are sorted by row: each row of windows is read in one piece."""
+    start = 0
+    while start < len(windows):
+        end = start
+        while end < len(windows) and windows[end].row == windows[start].row:
+            end += 1
+        row = windows[start:end]
+        band = Window(
+            row[0].col, row[0].row, row[-1].right - row[0].col, row[0].height
+        ).intersection(grid.window)
+        assert band is not None
+        pixels = read(band)
+        for window in row:
+            inside = window.intersection(grid.window)
+            assert inside is not None
+            yield window, pixels[inside.slices(band)]
+        start = end
+
+
+def _overlap(a: Sequence[float], b: Sequence[float], near: float) -> bool:
+    """Whether two bounds share more than ``near``: lattices are rounded to whole pixels."""
+    return a[0] < b[2] - near and b[0] < a[2] - near and a[1] < b[3] - near and b[1] < a[3] - near
+
+
+def _window_table(rows: Sequence[tuple[str, Window, str]]) -> pyarrow.Table:
+    columns: dict[str, Any] = {"sheet": pyarrow.array([r[0] for r in rows], pyarrow.string())}
+    for name in Window._fields:
+        columns[name] = pyarrow.array([getattr(r[1], name) for r in rows], pyarrow.int32())
+    columns["split"] = pyarrow.array([r[2] for r in rows], pyarrow.string())
+    return pyarrow.table(columns)
+
+
+def _window_row(row: Mapping[str, Any]) -> tuple[str, Window, str]:
+    window = Window(row["col"], row["row"], row["width"], row["height"])
+    return row["sheet"], window, row["split"]
