@@ -22,6 +22,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import SettingsError
+from pipeline.paths import RunPaths
+from pipeline.publication import write_text
 
 Split = Literal["train", "validation", "test", "map"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -326,6 +328,45 @@ def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None =
             "Relative paths are looked up from the working directory "
             f"({Path.cwd()}), then from the folder of the table.",
         )
+
+
+def check_run(settings: Settings) -> None:
+    """Check that the run's folder is this run's: empty, or begun with the same inputs.
+
+    Raises:
+        SettingsError: If it holds the outputs of another run.
+    """
+    path = RunPaths(settings.run).settings
+    if settings.run.exists() and not settings.run.is_dir():
+        raise SettingsError(f"run: {settings.run} is a file; name a folder for the outputs.")
+    if not path.exists():
+        return
+    begun = read_yaml(path)
+    mine = settings.model_dump(mode="json")
+    other = [
+        f"{key}: {begun.get(key)} there, {mine[key]} now"
+        for key in ("sheets", "nomenclature")
+        if begun.get(key) is None or Path(begun[key]).resolve() != Path(mine[key]).resolve()
+    ]
+    if other:
+        raise SettingsError(
+            f"{settings.run} holds the outputs of another run.",
+            other,
+            f"Choose another `run` folder; or remove {path} if this run is to replace it.",
+        )
+
+
+def claim(settings: Settings) -> None:
+    """Keep the settings in the run's folder, as used: defaults and overrides together.
+
+    Raises:
+        SettingsError: If the folder holds the outputs of another run.
+        OutputError: If it cannot be written.
+    """
+    check_run(settings)
+    path, text = RunPaths(settings.run).settings, settings.as_yaml()
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def find(path: Path, folders: Iterable[Path]) -> Path | None:

@@ -143,7 +143,17 @@ def bounds_in(grid: PixelGrid, crs: str) -> tuple[float, float, float, float]:
 
     The edges are followed at 21 points each: a straight edge of one CRS bends in the other.
     """
-    return tuple(transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21))
+    return window_bounds_in(grid, grid.window, crs)
+
+
+def window_bounds_in(
+    grid: PixelGrid, window: Window, crs: str
+) -> tuple[float, float, float, float]:
+    """Bounds of a window in another CRS: left, bottom, right, top."""
+    bounds = grid.bounds_of(window)
+    if crs == grid.crs:
+        return bounds
+    return tuple(transform_bounds(grid.crs, crs, *bounds, densify_pts=21))
 
 
 class RasterReader:

@@ -101,6 +101,11 @@ class RunPaths:
         """Confidence of the predicted class in per cent, COG."""
         return self.run / "maps" / f"{sheet}.confidence.tif"
 
+    def map_files(self, sheet: str, confidence: bool) -> list[Path]:
+        """What ``map_sheet`` writes: the map, and the confidence where it is asked for."""
+        files = [self.land_cover_map(sheet)]
+        return [*files, self.confidence(sheet)] if confidence else files
+
     def confusion(self, sheet: str) -> Path:
         """Confusion matrix of the sheet's test ground, JSON."""
         return self.run / "confusion" / f"{sheet}.json"
@@ -109,6 +114,11 @@ class RunPaths:
     def report(self) -> Path:
         """The report that an analyst opens first."""
         return self.run / "report" / "index.html"
+
+    @property
+    def summary(self) -> Path:
+        """The run in a few lines of text."""
+        return self.run / "report" / "summary.txt"
 
     @property
     def scores(self) -> Path:

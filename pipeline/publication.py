@@ -47,10 +47,7 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         for path in targets:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path)
-        token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        drafts = tuple(
-            path.with_name(f".{path.name}{_MARK}{token}{path.suffix}") for path in targets
-        )
+        drafts = tuple(_draft_of(path) for path in targets)
         yield drafts
         for draft in drafts:
             _synced(draft)
@@ -62,6 +59,25 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise unwritable(target, error) from error
         raise
+    finally:
+        for draft in drafts:
+            _removed(draft)
+
+
+@contextmanager
+def scratch(*places: Path) -> Iterator[tuple[Path, ...]]:
+    """Give names for files that a stage needs on its way; they are gone when it ends.
+
+    Args:
+        places: Where they would lie; they are named like drafts, and swept up like drafts after
+            a kill.
+    """
+    for path in places:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+    drafts = tuple(_draft_of(path) for path in places)
+    try:
+        yield drafts
     finally:
         for draft in drafts:
             _removed(draft)
@@ -89,6 +105,11 @@ def write_text(target: Path, text: str) -> None:
     """
     with published(target) as (draft,):
         draft.write_text(text, encoding="utf-8")
+
+
+def _draft_of(path: Path) -> Path:
+    token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}{_MARK}{token}{path.suffix}")
 
 
 def _sweep(target: Path) -> None:

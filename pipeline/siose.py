@@ -97,6 +97,20 @@ class Problem:
     row: int
 
 
+class PolygonError(InputError):
+    """Polygons whose covers or percentages cannot be used.
+
+    Attributes:
+        problems: They, and what else is odd, as a frame for :func:`write_problems`.
+    """
+
+    def __init__(
+        self, what: str, items: Iterable[str], remedy: str, problems: geopandas.GeoDataFrame
+    ) -> None:
+        super().__init__(what, items, remedy)
+        self.problems = problems
+
+
 @dataclass(frozen=True)
 class Proportions:
     """Class proportions of a sheet's polygons, as read back.
@@ -202,9 +216,9 @@ def class_proportions(
         eye (``kind``, ``text``), both in ``crs``.
 
     Raises:
-        InputError: If no polygon touches the sheet, or with every polygon whose covers or
-            percentages cannot be used (see ``siose.unknown_covers``, ``siose.off_percentages``).
-            The error's ``problems`` attribute holds them as a frame.
+        InputError: If no polygon touches the sheet.
+        PolygonError: With every polygon whose covers or percentages cannot be used (see
+            ``siose.unknown_covers``, ``siose.off_percentages``).
     """
     resolver = nomenclature.resolver(base.codelist)
     frame = _polygons(base, bounds, box, crs)
@@ -515,13 +529,12 @@ def _judge(
         items = list(kinds[first])
         for kind in others:
             items += [f"{len(kinds[kind])} polygons {sentences[kind]}:", *kinds[kind]]
-        error = InputError(
+        raise PolygonError(
             f"{len(kinds[first])} polygons {sentences[first]}.",
             items,
             " ".join(remedies[kind] for kind in fatal),
+            shown,
         )
-        error.problems = shown  # type: ignore[attr-defined]
-        raise error
 
 
 def _codelist(connection: sqlite3.Connection, layers: Sequence[str]) -> tuple[Cover, ...]:

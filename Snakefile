@@ -1,0 +1,60 @@
+"""Tesela: orthophotos and SIOSE polygons in, land-cover maps and a report out.
+
+    snakemake --cores 4 --configfile my_run.yaml          the whole run
+    snakemake --cores 4                                   the demo
+    snakemake --profile slurm --configfile my_run.yaml    on a cluster
+"""
+
+import sys
+from pathlib import Path
+
+from pipeline import config as configuration
+from pipeline.paths import RunPaths
+
+if not workflow.configfiles:
+    configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
+
+
+settings = configuration.from_mapping(
+    config, " + ".join(map(str, workflow.configfiles)), [Path(f).parent for f in workflow.configfiles]
+)
+sheets = configuration.read_sheets(settings.sheets)
+paths = RunPaths(settings.run)
+configuration.missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
+configuration.check_run(settings)
+
+PIPELINE = f"{sys.executable} -m pipeline"
+SHEETS = list(sheets)
+LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
+
+
+wildcard_constraints:
+    sheet="|".join(SHEETS),
+
+
+localrules:
+    all,
+
+
+onstart:
+    configuration.claim(settings)
+
+
+onsuccess:
+    print(paths.summary.read_text("utf-8") if paths.summary.exists() else "")
+
+
+include: "workflows/demo.smk"
+include: "workflows/labels.smk"
+include: "workflows/shards.smk"
+include: "workflows/training.smk"
+include: "workflows/mapping.smk"
+include: "workflows/evaluation.smk"
+
+
+rule all:
+    """The maps of all sheets and the report."""
+    default_target: True
+    input:
+        paths.report,
+        expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),

@@ -1,0 +1,257 @@
+"""The sub-commands: arguments to stages, errors to exit codes.
+
+``python -m pipeline label-raster`` and ``label_raster`` are the same command.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import psutil
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from pipeline import __version__, config, geotiff, progress
+from pipeline.errors import OutputError, TeselaError
+
+if TYPE_CHECKING:
+    from pipeline.stages import Run
+
+log = logging.getLogger(__name__)
+
+
+class _Group(TyperGroup):
+    """Commands by their rule's name too: ``label_raster`` is ``label-raster``."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name.replace("_", "-"))
+
+
+_LIBRARIES = (
+    "geopandas",
+    "lmdb",
+    "dask",
+    "snakemake",
+    "lightning",
+    "segmentation-models-pytorch",
+)
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Land-cover maps from PNOA orthophotos and SIOSE polygons.
+
+    Usually Snakemake calls these commands, one rule each:
+
+      snakemake --cores 4 --configfile my_run.yaml
+
+    By hand, for one sheet:
+
+      python -m pipeline class-proportions --config my_run.yaml --sheet 0722
+
+      python -m pipeline label-raster --config my_run.yaml --sheet 0722 --threads 4
+
+    `python -m pipeline doctor` tells whether this machine has what it takes.
+    """,
+)
+
+Config = Annotated[
+    list[Path],
+    typer.Option(
+        "--config", "-c", help="Settings file (YAML); a later one overrides earlier ones."
+    ),
+]
+Sheet = Annotated[str, typer.Option("--sheet", "-s", help="Name of the sheet in the sheets table.")]
+Threads = Annotated[int, typer.Option("--threads", "-t", min=1, help="Threads to use.")]
+
+
+@app.command()
+def class_proportions(config: Config, sheet: Sheet) -> None:
+    """Resolve the SIOSE polygons of a sheet to shares of the training classes.
+
+    Example: python -m pipeline class-proportions --config my_run.yaml --sheet 0722
+    """
+    stages, run = _run(config)
+    stages.class_proportions(run, sheet)
+
+
+@app.command()
+def label_raster(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Burn the SIOSE classes of a sheet onto the pixels of its orthophoto.
+
+    Example: python -m pipeline label-raster --config my_run.yaml --sheet 0722 --threads 4
+    """
+    stages, run = _run(config)
+    stages.label_raster(run, sheet, threads)
+
+
+@app.command()
+def tile_plan(config: Config, threads: Threads = 1) -> None:
+    """Choose the windows that become tiles, and the split of their ground.
+
+    Example: python -m pipeline tile-plan --config my_run.yaml
+    """
+    stages, run = _run(config)
+    stages.tile_plan(run, threads)
+
+
+@app.command()
+def shard(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Cut the tiles of a sheet into an LMDB shard.
+
+    Example: python -m pipeline shard --config my_run.yaml --sheet 0722 --threads 4
+    """
+    stages, run = _run(config)
+    stages.shard(run, sheet, threads)
+
+
+@app.command()
+def train(config: Config) -> None:
+    """Train the network; go on where a killed training stopped.
+
+    Example: python -m pipeline train --config my_run.yaml
+    """
+    stages, run = _run(config)
+    stages.train(run)
+
+
+@app.command()
+def map_sheet(config: Config, sheet: Sheet) -> None:
+    """Predict the class of every pixel of a sheet, as a GeoTIFF on the orthophoto's grid.
+
+    Example: python -m pipeline map-sheet --config my_run.yaml --sheet 0722
+    """
+    stages, run = _run(config)
+    stages.map_sheet(run, sheet)
+
+
+@app.command()
+def confusion(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Count reference against map on the test ground of a sheet.
+
+    Example: python -m pipeline confusion --config my_run.yaml --sheet 0722
+    """
+    stages, run = _run(config)
+    stages.confusion(run, sheet, threads)
+
+
+@app.command()
+def report(config: Config) -> None:
+    """Write the report of a run: report/index.html, scores and matrices.
+
+    Example: python -m pipeline report --config my_run.yaml
+    """
+    stages, run = _run(config)
+    stages.report(run)
+
+
+@app.command()
+def demo_data(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the sheets and the base.")],
+    seed: Annotated[int, typer.Option(help="Another seed makes another province.")] = 0,
+) -> None:
+    """Make the four sheets and the SIOSE base of a made-up province.
+
+    Example: python -m pipeline demo-data --out run/demo/data
+    """
+    from pipeline import demo
+
+    with progress.track("demo data", demo.FILES, "files") as advance:
+        demo.write_demo(out, seed, advance)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has: libraries, devices, free disk and memory.
+
+    Example: python -m pipeline doctor
+    """
+    import rasterio
+    import torch
+
+    from pipeline.networks.precision import resolve_precision
+
+    table = Table(title=f"Tesela {__version__}", show_header=False, title_justify="left")
+    table.add_row("Python", f"{platform.python_version()} ({sys.executable})")
+    table.add_row("system", platform.platform())
+    with rasterio.Env() as environment:
+        known = environment.drivers()
+    wanted = ("GTiff", "COG", "JP2OpenJPEG", "VRT")
+    formats = ", ".join(name if name in known else f"no {name}" for name in wanted)
+    gdal = f"{rasterio.__gdal_version__} (rasterio {rasterio.__version__}): {formats}"
+    table.add_row("GDAL", gdal)
+    for name in _LIBRARIES:
+        table.add_row(name, importlib.metadata.version(name))
+    table.add_row("torch", torch.__version__)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("GPUs", ", ".join(gpus) or "none: training and mapping run on the CPU")
+    device = "cuda" if gpus else "cpu"
+    table.add_row("precision auto", f"{resolve_precision('auto', device)} on {device}")
+    memory = psutil.virtual_memory()
+    table.add_row("cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}")
+    table.add_row(
+        "memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    )
+    disk = shutil.disk_usage(Path.cwd())
+    table.add_row("disk here", f"{disk.free / 2**30:.1f} of {disk.total / 2**30:.1f} GiB free")
+    progress.stdout.print(table)
+
+
+def main() -> None:
+    """Run a sub-command; exit with the code of the error's kind."""
+    progress.start_logging()
+    # A batch system's SIGTERM must leave no draft behind: let `finally` run.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with geotiff.session():
+            code = app(standalone_mode=False)
+    except TeselaError as error:
+        _say(str(error))
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("Stopped.")
+        code = 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say(
+            f"The disk is full: {error}.\nMake room, then start again; nothing half-written is left."
+        )
+        code = OutputError.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(paths: list[Path]) -> tuple[ModuleType, Run]:
+    # Imported here: `--help` answers without dask and geopandas.
+    from pipeline import stages
+
+    run = stages.Run(config.load(*paths))
+    config.claim(run.settings)
+    return stages, run
+
+
+def _say(message: str) -> None:
+    # Not through rich: a message is read by people and by grep, and is never wrapped or styled.
+    print(message, file=sys.stderr, flush=True)
+
+
+def _terminated(number: int, _: object) -> None:
+    sys.exit(128 + number)

@@ -1,0 +1,584 @@
+"""One function a rule, in the order of the data: open, call, publish.
+
+Each takes the run and writes its outputs at the paths of :mod:`pipeline.paths`. A stage that is
+killed leaves nothing that looks finished, and may be started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dask
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import config, geotiff, labels, nomenclature, progress, shards, siose, styles, tiling
+from pipeline.config import Settings, Sheet
+from pipeline.confusion import ConfusionMatrix
+from pipeline.errors import InputError, SettingsError
+from pipeline.grid import PixelGrid, Window, split
+from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.paths import RunPaths
+from pipeline.publication import published, scratch, write_text
+
+log = logging.getLogger(__name__)
+
+WINDOW = 2048
+"""Pixels a side of the windows that labels and confusion go through; whole blocks."""
+
+STRIP = 8192
+"""Columns that one shard task reads at once: 6 MB at 256 px and three bands."""
+
+NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
+"""GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its settings, and what they name.
+
+    Attributes:
+        settings: The settings.
+    """
+
+    settings: Settings
+
+    @property
+    def paths(self) -> RunPaths:
+        """Its files."""
+        return RunPaths(self.settings.run)
+
+    @cached_property
+    def sheets(self) -> dict[str, Sheet]:
+        """Its sheets by name."""
+        return config.read_sheets(self.settings.sheets)
+
+    @cached_property
+    def nomenclature(self) -> Nomenclature:
+        """Its training classes."""
+        path = self.settings.nomenclature
+        return nomenclature.parse(config.read_yaml(path), str(path))
+
+    def sheet(self, name: str) -> Sheet:
+        """A sheet by name.
+
+        Raises:
+            SettingsError: If the sheets table has none of that name.
+        """
+        if name not in self.sheets:
+            raise SettingsError(
+                f"{self.settings.sheets}: there is no sheet {name!r}.",
+                [f"sheets: {', '.join(self.sheets)}"],
+            )
+        return self.sheets[name]
+
+    @property
+    def labelled_sheets(self) -> list[str]:
+        """Sheets that have labels: all but those of split ``map``."""
+        return [sheet.name for sheet in self.sheets.values() if sheet.split != "map"]
+
+
+def class_proportions(run: Run, sheet: str) -> None:
+    """Resolve the SIOSE polygons of one sheet to shares of the training classes."""
+    row = run.sheet(sheet)
+    orthophoto = geotiff.read_orthophoto(row.orthophoto)
+    base = siose.open_base(row.siose)
+    bounds = geotiff.bounds_in(orthophoto.grid, base.crs)
+    problems = run.paths.problems(sheet)
+    problems.unlink(missing_ok=True)
+    try:
+        frame, odd = siose.class_proportions(
+            base,
+            bounds,
+            orthophoto.grid.bounds,
+            orthophoto.grid.crs,
+            run.nomenclature,
+            run.settings.siose,
+        )
+    except siose.PolygonError as error:
+        with published(problems) as (draft,):
+            siose.write_problems(error.problems, draft)
+        raise InputError(
+            f"proportions of sheet {sheet}: {error.what}",
+            error.items,
+            f"{error.remedy}\nThe polygons are in {problems}.",
+        ) from error
+    if len(odd):
+        with published(problems) as (draft,):
+            siose.write_problems(odd, draft)
+        log.warning("sheet %s: %d polygons need a look: %s", sheet, len(odd), problems)
+    with published(run.paths.proportions(sheet)) as (draft,):
+        siose.write_proportions(frame, draft, run.nomenclature.fingerprint)
+    log.info("sheet %s: %d polygons from %s", sheet, len(frame), base.path)
+
+
+def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
+    """Burn the SIOSE classes of one sheet onto the pixels of its orthophoto."""
+    settings, classes = run.settings.labels, run.nomenclature
+    orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
+    grid = orthophoto.grid
+    proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
+    shapes = labels.label_shapes(proportions, grid, settings)
+    class_pixels = np.zeros(len(classes), np.int64)
+    masked_pixels = np.zeros(len(labels.REASONS), np.int64)
+    outputs = (
+        run.paths.label_raster(sheet),
+        run.paths.polygon_index(sheet),
+        run.paths.label_counts(sheet),
+        *_sidecars(run.paths.label_raster(sheet)),
+    )
+    with (
+        published(*outputs) as (draft, index_draft, counts_draft, *side_drafts),
+        geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
+        geotiff.RasterWriter(
+            draft, grid, "uint8", IGNORE, classes.colors, {NOMENCLATURE_TAG: classes.fingerprint}
+        ) as raster,
+        geotiff.RasterWriter(index_draft, grid, "uint32", 0) as index,
+        progress.track(f"labels of sheet {sheet}", grid.window.pixels // 10**6, "Mpx") as advance,
+    ):
+
+        def labelled(window: Window) -> labels.LabelledWindow:
+            valid = source.valid(window)
+            return labels.label_window(shapes, window, valid, settings, len(classes))
+
+        pixels = 0
+        for window, result in _ordered(labelled, grid.blocks(WINDOW), threads):
+            raster.write(window, result.label)
+            index.write(window, result.polygons)
+            class_pixels += result.class_pixels
+            masked_pixels += result.masked_pixels
+            advance((pixels + window.pixels) // 10**6 - pixels // 10**6)
+            pixels += window.pixels
+        counts = {
+            "sheet": sheet,
+            "pixels": grid.window.pixels,
+            "classes": dict(zip(classes.names, class_pixels.tolist(), strict=True)),
+            "masked": dict(zip(labels.REASONS, masked_pixels.tolist(), strict=True)),
+        }
+        counts_draft.write_text(json.dumps(counts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        _write_sidecars(side_drafts, classes, class_pixels.tolist())
+    share = 100 * class_pixels.sum() / grid.window.pixels
+    log.info("sheet %s: %.1f %% of the pixels have a class", sheet, share)
+
+
+def tile_plan(run: Run, threads: int = 1) -> None:
+    """Choose the windows that become tiles, and the split of the ground they lie on."""
+    settings, classes = run.settings.tiling, run.nomenclature
+    names = run.labelled_sheets
+    orthophotos = {name: geotiff.read_orthophoto(run.sheets[name].orthophoto) for name in names}
+    geotiff.check_alike(orthophotos)
+    grids = {name: orthophoto.grid for name, orthophoto in orthophotos.items()}
+    ground = tiling.plan_ground(run.sheets, grids, settings, run.settings.seed)
+
+    def planned(name: str) -> list[tiling.PlannedTile]:
+        mine = [part for part in ground if part.sheet == name]
+        with _class_raster(run.paths.label_raster(name), grids[name], classes) as reader:
+            return tiling.plan_tiles(
+                name,
+                grids[name],
+                mine,
+                _foreign_ground(name, grids, ground),
+                reader.read_band,
+                settings,
+                len(classes),
+            )
+
+    tiles: list[tiling.PlannedTile] = []
+    with progress.track("tile plan", len(names), "sheets") as advance:
+        for _, found in _ordered(planned, names, threads):
+            tiles += found
+            advance(1)
+    tiling.check_plan(tiles, run.sheets, classes, settings)
+    plan = tiling.TilePlan(tuple(tiles), ground, classes.fingerprint, settings.tile_px)
+    with published(run.paths.tile_plan, run.paths.ground) as (draft, ground_draft):
+        tiling.write_plan(plan, draft, ground_draft)
+    for name in config.SPLITS:
+        count = sum(tile.split == name for tile in tiles)
+        log.info("%s: %d tiles of %d px", name, count, settings.tile_px)
+
+
+def shard(run: Run, sheet: str, threads: int = 1) -> None:
+    """Cut the tiles of one sheet out of orthophoto and labels into an LMDB."""
+    classes = run.nomenclature
+    orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
+    grid, bands = orthophoto.grid, len(orthophoto.bands)
+    plan = tiling.read_plan(run.paths.tile_plan, run.paths.ground, classes, sheet)
+    proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
+    shares = np.concatenate([np.zeros((1, len(classes))), proportions.shares]).astype(np.float32)
+    tiles = plan.of_sheet(sheet)
+    tasks = _strips([tile.window for tile in tiles])
+    counts = {
+        name: shards.SplitCounts.nothing(bands, len(classes))
+        for name in dict.fromkeys(tile.split for tile in tiles)
+    }
+    with (
+        published(run.paths.shard(sheet)) as (draft,),
+        geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
+        _class_raster(run.paths.label_raster(sheet), grid, classes) as label,
+        geotiff.RasterReader(run.paths.polygon_index(sheet)) as index,
+        progress.track(f"shard of sheet {sheet}", len(tiles), "tiles") as advance,
+    ):
+
+        def encoded(windows: Sequence[Window]) -> list[tuple[bytes, shards.SplitCounts]]:
+            cut = _cut(windows, grid, source, label, index, shares)
+            return [
+                (shards.encode(tile), shards.SplitCounts.of(tile, valid, len(classes)))
+                for tile, valid in cut
+            ]
+
+        bound = shards.record_bound(plan.tile_px, bands, len(classes))
+        writer = shards.ShardWriter(draft, len(tiles), bound)
+        try:
+            position = 0
+            for results in _computed(encoded, tasks, threads):
+                for record, counted in results:
+                    writer.put(record)
+                    counts[tiles[position].split] += counted
+                    position += 1
+                advance(len(results))
+            writer.finish(
+                shards.Manifest(
+                    layout=shards.LAYOUT,
+                    sheet=sheet,
+                    grid=grid,
+                    bands=bands,
+                    tile_px=plan.tile_px,
+                    classes=classes.names,
+                    nomenclature=classes.fingerprint,
+                    source=_checksum(orthophoto.path),
+                    splits=shards.split_ranges([tile.split for tile in tiles]),
+                    counts=counts,
+                )
+            )
+        finally:
+            writer.close()
+
+
+def train(run: Run) -> None:
+    """Train the network on all shards; go on where a killed training stopped."""
+    # Torch is loaded here and in map_sheet only: a CPU job never pays for it.
+    from pipeline import batches, checkpoint, networks, training
+
+    settings, classes, paths = run.settings.training, run.nomenclature, run.paths
+    readers = [shards.ShardReader(paths.shard(name)) for name in run.labelled_sheets]
+    for reader in readers:
+        _check_nomenclature(reader.manifest.nomenclature, reader.folder, classes)
+    data = batches.TileData(readers, settings, run.settings.seed)
+    network = networks.build(
+        settings.network,
+        encoder=settings.encoder,
+        encoder_weights=settings.encoder_weights,
+        bands=data.bands,
+        classes=len(classes),
+        seed=run.settings.seed,
+    )
+    manifests = {reader.manifest.sheet: reader.manifest for reader in readers}
+    pixels = {
+        name: dict(zip(classes.names, total.class_pixels, strict=True))
+        for name in ("train", "validation")
+        if (total := shards.combined(manifests.values(), name)) is not None
+    }
+    used = {
+        name: [sheet for sheet, manifest in manifests.items() if name in manifest.splits]
+        for name in ("train", "validation")
+    }
+
+    def card(scores: Mapping[str, Any]) -> checkpoint.ModelCard:
+        environment = checkpoint.environment()
+        return checkpoint.ModelCard(
+            network=settings.network,
+            encoder=settings.encoder,
+            bands=data.bands,
+            pixel_size=data.pixel_size,
+            classes=classes.names,
+            colors=classes.colors,
+            nomenclature=classes.fingerprint,
+            mean=data.mean,
+            std=data.std,
+            settings=run.settings.model_dump(
+                mode="json", include={"seed", "labels", "tiling", "training"}
+            ),
+            data={"sheets": used, "pixels": pixels},
+            scores=dict(scores),
+            versions=environment["versions"],
+            commit=environment["commit"],
+        )
+
+    # What decides the result; how it is computed (devices, workers, precision's hardware) and
+    # how long it may take can change between two starts of the same training.
+    fingerprint = config.fingerprint(
+        {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
+        {"training": settings.model_dump(mode="json", exclude={"devices", "workers"})},
+        {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
+    )
+    summary = training.fit(
+        data,
+        network,
+        settings=settings,
+        seed=run.settings.seed,
+        folder=paths.models,
+        fingerprint=fingerprint,
+        make_card=card,
+    )
+    write_text(paths.card, checkpoint.read_card(paths.best).as_json())
+    _write_curves_picture(run)
+    log.info(
+        "%d epochs, %d steps (%s); best: epoch %d",
+        summary.epochs,
+        summary.steps,
+        summary.stopped_because,
+        summary.best_epoch,
+    )
+
+
+def map_sheet(run: Run, sheet: str) -> None:
+    """Predict the class of every pixel of one sheet, as a COG on the orthophoto's grid."""
+    from pipeline import checkpoint, mapping
+
+    settings, classes, paths = run.settings.mapping, run.nomenclature, run.paths
+    orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
+    grid = orthophoto.grid
+    network, card = checkpoint.load(paths.best)
+    card.check_fits(
+        classes.names,
+        len(orthophoto.bands),
+        (grid.pixel_width, grid.pixel_height),
+        f"orthophoto {orthophoto.path}",
+    )
+    target, confidence = paths.land_cover_map(sheet), paths.confidence(sheet)
+    outputs = [target, *_sidecars(target)]
+    if settings.confidence:
+        outputs += [confidence, confidence.with_suffix(".qml")]
+    tags = {NOMENCLATURE_TAG: classes.fingerprint, "TESELA_CHECKPOINT": _checksum(paths.best)}
+    class_pixels = np.zeros(256, np.int64)
+    # The COG driver copies a finished raster: the plain ones live as drafts beside the target.
+    plain = [target.with_suffix(".plain.tif"), confidence.with_suffix(".plain.tif")]
+    with (
+        published(*outputs) as drafts,
+        scratch(*plain) as (map_plain, confidence_plain),
+        geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
+        progress.track(f"map of sheet {sheet}", grid.window.pixels // 10**6, "Mpx") as advance,
+    ):
+        pixels = 0
+
+        def done(count: int) -> None:
+            nonlocal pixels
+            advance((pixels + count) // 10**6 - pixels // 10**6)
+            pixels += count
+
+        def read(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+            return source.read(window), source.valid(window)
+
+        bands = mapping.predicted_bands(
+            network,
+            read,
+            grid,
+            settings,
+            mean=card.mean,
+            std=card.std,
+            classes=len(classes),
+            precision=run.settings.training.precision,
+            advance=done,
+        )
+        with (
+            geotiff.RasterWriter(map_plain, grid, "uint8", IGNORE, classes.colors, tags) as raster,
+            geotiff.RasterWriter(confidence_plain, grid, "uint8", IGNORE, (), tags) as sureness,
+        ):
+            for band in bands:
+                raster.write(band.window, band.classes)
+                sureness.write(band.window, band.confidence)
+                class_pixels += np.bincount(band.classes.ravel(), minlength=256)
+        geotiff.write_cog(map_plain, drafts[0], "mode")
+        _write_sidecars(drafts[1:3], classes, class_pixels[: len(classes)].tolist())
+        if settings.confidence:
+            geotiff.write_cog(confidence_plain, drafts[3], "average")
+            drafts[4].write_text(styles.confidence_qml(), "utf-8")
+
+
+def confusion(run: Run, sheet: str, threads: int = 1) -> None:
+    """Count reference against map on the sheet's test ground."""
+    classes, paths = run.nomenclature, run.paths
+    grid = geotiff.read_grid(paths.label_raster(sheet))
+    plan = tiling.read_plan(paths.tile_plan, paths.ground, classes, sheet)
+    windows = [
+        window
+        for ground in plan.ground_of(sheet, "test")
+        for window in split(ground, WINDOW, WINDOW)
+    ]
+    total = ConfusionMatrix.empty(classes.names)
+    with (
+        _class_raster(paths.label_raster(sheet), grid, classes) as reference,
+        _class_raster(paths.land_cover_map(sheet), grid, classes) as mapped,
+    ):
+
+        def counted(window: Window) -> ConfusionMatrix:
+            return ConfusionMatrix.of(
+                classes.names, reference.read_band(window), mapped.read_band(window)
+            )
+
+        for _, matrix in _ordered(counted, windows, threads):
+            total += matrix
+    write_text(paths.confusion(sheet), total.as_json())
+    if total.pixels:
+        accuracy = 100 * total.scores().overall_accuracy
+        log.info("sheet %s: accuracy %.1f %% of %d pixels", sheet, accuracy, total.pixels)
+    else:
+        log.info("sheet %s: no test ground", sheet)
+
+
+def _class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:
+    """Open a class raster of this run, and check that it is one.
+
+    Raises:
+        InputError: If it is missing, has other pixels, or was made with another nomenclature.
+    """
+    reader = geotiff.RasterReader(path)
+    try:
+        if not reader.grid.same_pixels(grid):
+            raise InputError(
+                f"{path}: has other pixels than the orthophoto.",
+                [f"raster: {reader.grid}", f"orthophoto: {grid}"],
+                "It is of another run or of an older orthophoto; remove it and run its rule again.",
+            )
+        _check_nomenclature(reader.tags.get(NOMENCLATURE_TAG, ""), path, classes)
+    except InputError:
+        reader.close()
+        raise
+    return reader
+
+
+def _check_nomenclature(made_with: str, path: Path, classes: Nomenclature) -> None:
+    if made_with != classes.fingerprint:
+        raise InputError(
+            f"{path}: was made with another nomenclature ({made_with or 'none'}, now "
+            f"{classes.fingerprint}).",
+            remedy="Run its rule again, or choose another `run` folder.",
+        )
+
+
+def _foreign_ground(
+    name: str, grids: Mapping[str, PixelGrid], ground: Iterable[tiling.Ground]
+) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Split and bounds, in the sheet's CRS, of other sheets' ground that may overlap it."""
+    mine = grids[name]
+    left, bottom, right, top = mine.bounds
+    found = []
+    near: dict[str, bool] = {}
+    for part in ground:
+        if part.sheet == name:
+            continue
+        other = grids[part.sheet]
+        if part.sheet not in near:
+            bounds = geotiff.bounds_in(other, mine.crs)
+            near[part.sheet] = (
+                bounds[0] < right and left < bounds[2] and bounds[1] < top and bottom < bounds[3]
+            )
+        if near[part.sheet]:
+            found.append((part.split, geotiff.window_bounds_in(other, part.window, mine.crs)))
+    return found
+
+
+def _strips(windows: Sequence[Window]) -> list[tuple[Window, ...]]:
+    """Runs of tiles of one row, at most :data:`STRIP` columns wide: one read serves them all."""
+    strips: list[list[Window]] = []
+    for window in windows:
+        last = strips[-1] if strips else []
+        if last and window.row == last[0].row and 0 < window.right - last[0].col <= STRIP:
+            last.append(window)
+        else:
+            strips.append([window])
+    return [tuple(strip) for strip in strips]
+
+
+def _cut(
+    windows: Sequence[Window],
+    grid: PixelGrid,
+    source: geotiff.RasterReader,
+    label: geotiff.RasterReader,
+    index: geotiff.RasterReader,
+    shares: NDArray[np.float32],
+) -> Iterator[tuple[shards.Tile, NDArray[np.bool_]]]:
+    """Tiles of a strip of windows; beyond the sheet's edge they are 0 and ignored."""
+    whole = Window(
+        windows[0].col,
+        windows[0].row,
+        max(w.right for w in windows) - windows[0].col,
+        windows[0].height,
+    )
+    strip = whole.intersection(grid.window)
+    assert strip is not None
+    image, valid = source.read(strip), source.valid(strip)
+    classes, polygons = label.read_band(strip), index.read_band(strip)
+    beyond = [(0, whole.height - strip.height), (0, whole.width - strip.width)]
+    image = np.pad(image, [(0, 0), *beyond])
+    valid = np.pad(valid, beyond)
+    classes = np.pad(classes, beyond, constant_values=IGNORE)
+    polygons = np.pad(polygons, beyond)
+    for window in windows:
+        part = window.slices(whole)
+        inside = np.ascontiguousarray(polygons[part])
+        rows = np.unique(inside)
+        rows = rows[rows > 0]
+        tile = shards.Tile(
+            np.ascontiguousarray(image[(slice(None), *part)]),
+            np.ascontiguousarray(classes[part]),
+            inside,
+            rows,
+            shares[rows],
+        )
+        yield tile, valid[part]
+
+
+def _ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[tuple[T, R]]:
+    """Results in the order of the items, a few of them ahead: memory stays bounded."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[T, Future[R]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > 2 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def _computed(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
+    """Results in the order of the items, computed by dask in batches that bound the memory."""
+    size = 4 * threads
+    delayed = dask.delayed(function, pure=False)
+    for start in range(0, len(items), size):
+        batch = [delayed(item) for item in items[start : start + size]]
+        yield from dask.compute(*batch, scheduler="threads", num_workers=threads)
+
+
+def _checksum(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _manifest_hash(manifest: shards.Manifest) -> str:
+    return hashlib.blake2b(manifest.as_json().encode(), digest_size=16).hexdigest()
+
+
+def _sidecars(raster: Path) -> tuple[Path, Path]:
+    """Names of a class raster's side files: GDAL's and QGIS's."""
+    return raster.with_name(f"{raster.name}.aux.xml"), raster.with_suffix(".qml")
+
+
+def _write_sidecars(drafts: Sequence[Path], classes: Nomenclature, pixels: Sequence[int]) -> None:
+    drafts[0].write_text(styles.class_pam(classes.names, classes.colors, pixels), "utf-8")
+    drafts[1].write_text(styles.class_qml(classes.names, classes.colors), "utf-8")

@@ -1,0 +1,18 @@
+rule demo_data:
+    """Make the four sheets and the SIOSE base of a made-up province."""
+    output:
+        expand("run/demo/data/{name}.tif", name=["0722-1", "0722-2", "0722-3", "0722-4"]),
+        "run/demo/data/siose_ar.gpkg",
+    log:
+        "run/demo/logs/demo_data/all.log",
+    benchmark:
+        "run/demo/benchmarks/demo_data/all.tsv"
+    params:
+        out="run/demo/data",
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=10,
+    shell:
+        "{PIPELINE} demo-data --out {params.out} 2> {log}"

@@ -1,0 +1,53 @@
+rule confusion:
+    """Count reference against map on the test ground of one sheet."""
+    input:
+        labels=paths.label_raster("{sheet}"),
+        map=paths.land_cover_map("{sheet}"),
+        plan=paths.tile_plan,
+        ground=paths.ground,
+    output:
+        paths.confusion("{sheet}"),
+    log:
+        paths.log("confusion", "{sheet}"),
+    benchmark:
+        paths.benchmark("confusion", "{sheet}")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=40,
+    shell:
+        "{PIPELINE} confusion --config {params.config} --sheet {wildcards.sheet} "
+        "--threads {threads} 2> {log}"
+
+
+rule report:
+    """Put matrices, curves, maps and data together in one page."""
+    input:
+        confusion=expand(paths.confusion("{sheet}"), sheet=LABELLED),
+        counts=expand(paths.label_counts("{sheet}"), sheet=LABELLED),
+        maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+        card=paths.card,
+        curves=paths.curves,
+    output:
+        paths.report,
+        paths.scores,
+        paths.matrix,
+        paths.matrix_picture,
+        paths.summary,
+    log:
+        paths.log("report"),
+    benchmark:
+        paths.benchmark("report")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 3_000 * attempt,
+        runtime=60,
+    shell:
+        "{PIPELINE} report --config {params.config} 2> {log}"

@@ -1,0 +1,22 @@
+rule map_sheet:
+    """Predict the class of every pixel of one sheet, on the orthophoto's grid."""
+    input:
+        checkpoint=paths.best,
+        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
+    output:
+        paths.map_files("{sheet}", settings.mapping.confidence),
+    log:
+        paths.log("map_sheet", "{sheet}"),
+    benchmark:
+        paths.benchmark("map_sheet", "{sheet}")
+    params:
+        section=settings.mapping.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=lambda wildcards, attempt: 6_000 * attempt,
+        runtime=240,
+    shell:
+        "{PIPELINE} map-sheet --config {params.config} --sheet {wildcards.sheet} 2> {log}"

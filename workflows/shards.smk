@@ -1,0 +1,52 @@
+rule tile_plan:
+    """Choose the windows that become tiles, and the split of the ground they lie on."""
+    input:
+        labels=expand(paths.label_raster("{sheet}"), sheet=LABELLED),
+        sheets=settings.sheets,
+    output:
+        paths.tile_plan,
+        paths.ground,
+    log:
+        paths.log("tile_plan"),
+    benchmark:
+        paths.benchmark("tile_plan")
+    params:
+        section=settings.tiling.model_dump_json(),
+        seed=settings.seed,
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=60,
+    shell:
+        "{PIPELINE} tile-plan --config {params.config} --threads {threads} 2> {log}"
+
+
+rule shard:
+    """Cut the tiles of one sheet out of orthophoto and labels into an LMDB."""
+    input:
+        plan=paths.tile_plan,
+        ground=paths.ground,
+        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
+        labels=paths.label_raster("{sheet}"),
+        polygons=paths.polygon_index("{sheet}"),
+        proportions=paths.proportions("{sheet}"),
+    output:
+        directory(paths.shard("{sheet}")),
+    log:
+        paths.log("shard", "{sheet}"),
+    benchmark:
+        paths.benchmark("shard", "{sheet}")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 3_000 * attempt,
+        runtime=60,
+    shell:
+        "{PIPELINE} shard --config {params.config} --sheet {wildcards.sheet} "
+        "--threads {threads} 2> {log}"

@@ -1,0 +1,30 @@
+rule train:
+    """Train the network on the shards of all sheets.
+
+    `last.ckpt` is no output on purpose: Snakemake would delete it when a job fails, and a
+    training that was killed goes on from it.
+    """
+    input:
+        shards=expand(paths.shard("{sheet}"), sheet=LABELLED),
+        nomenclature=settings.nomenclature,
+    output:
+        paths.best,
+        paths.card,
+        paths.curves,
+        paths.curves_picture,
+    log:
+        paths.log("train"),
+    benchmark:
+        paths.benchmark("train")
+    params:
+        section=settings.training.model_dump_json(exclude={"workers", "devices"}),
+        seed=settings.seed,
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=lambda wildcards, attempt: 12_000 * attempt,
+        runtime=24 * 60,
+    shell:
+        "{PIPELINE} train --config {params.config} 2> {log}"
