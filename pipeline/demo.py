@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.features import rasterize
 from rasterio.transform import Affine
-from shapely.geometry.base import BaseGeometry
 
-from pipeline import landscape
+from pipeline import landscape, textures
 from pipeline.nomenclature import UNKNOWN_COVER, siose_ar_codelist
 from pipeline.publication import published
 
@@ -50,25 +49,25 @@ _LAYER, _VALUES, _CODELIST = "SAR_99_T_POLIGONOS", "SAR_99_T_VALORES", "LISTADO_
 
 # What parcels are, from the hills down to the water: cover and share of the parcels.
 _CATENA = (
-    (landscape.CONIFERS, 0.12),
-    (landscape.OAKS, 0.10),
-    (landscape.SCRUB, 0.18),
-    (landscape.PASTURE, 0.17),
-    (landscape.OLIVES, 0.09),
-    (landscape.VINES, 0.08),
-    (landscape.CEREAL, 0.09),
-    (landscape.PAVED, 0.09),
-    (landscape.RESERVOIR, 0.08),
+    (textures.CONIFERS, 0.12),
+    (textures.OAKS, 0.10),
+    (textures.SCRUB, 0.18),
+    (textures.PASTURE, 0.17),
+    (textures.OLIVES, 0.09),
+    (textures.VINES, 0.08),
+    (textures.CEREAL, 0.09),
+    (textures.PAVED, 0.09),
+    (textures.RESERVOIR, 0.08),
 )
 # What grows side by side where an interpreter draws one outline round both.
 _NEIGHBOURS = {
-    landscape.CONIFERS: landscape.SCRUB,
-    landscape.OAKS: landscape.PASTURE,
-    landscape.SCRUB: landscape.PASTURE,
-    landscape.PASTURE: landscape.SCRUB,
-    landscape.OLIVES: landscape.VINES,
-    landscape.VINES: landscape.SCRUB,
-    landscape.CEREAL: landscape.PASTURE,
+    textures.CONIFERS: textures.SCRUB,
+    textures.OAKS: textures.PASTURE,
+    textures.SCRUB: textures.PASTURE,
+    textures.PASTURE: textures.SCRUB,
+    textures.OLIVES: textures.VINES,
+    textures.VINES: textures.SCRUB,
+    textures.CEREAL: textures.PASTURE,
 }
 _COMPOSITE, _UNKNOWN, _EMPTY, _HOLE = 0.20, 0.04, 0.015, 0.04
 
@@ -96,7 +95,9 @@ class Province:
     def sheet(self, name: str) -> tuple[slice, slice]:
         """Rows and columns of a sheet."""
         (width, height), (across, down) = _SHEET_PX, SHEETS[name]
-        return slice(down * height, (down + 1) * height), slice(across * width, (across + 1) * width)
+        return slice(down * height, (down + 1) * height), slice(
+            across * width, (across + 1) * width
+        )
 
 
 def write_demo(
@@ -131,8 +132,12 @@ def write_demo(
 def make_province(seed: int) -> Province:
     """Make the ground of all four sheets, its picture and its interpretation."""
     rng = np.random.default_rng([seed, 722])
-    outlines = _outlines(rng)
     columns, rows = 2 * _SHEET_PX[0], 2 * _SHEET_PX[1]
+    width, height = columns * PIXEL, rows * PIXEL
+    parcels = landscape.tessellate(width, height, _PARCEL, rng)
+    outlines: NDArray[np.object_] = shapely.transform(
+        parcels, lambda points: np.add(points, (_LEFT, _TOP - height)).round(3)
+    )
     parcel = rasterize(
         ((outline, index) for index, outline in enumerate(outlines)),
         out_shape=(rows, columns),
@@ -145,8 +150,8 @@ def make_province(seed: int) -> Province:
     fate = rng.permutation(np.linspace(0, 1, len(outlines), endpoint=False))
     composite = fate < _COMPOSITE
     cover = _covers(parcel, main, composite, rng)
-    built = cover == landscape.PAVED
-    cover[built] = landscape.settle(ground, built)
+    built = cover == textures.PAVED
+    cover[built] = textures.settle(ground.pixels(built))
     seen = _shares(parcel, cover, len(outlines))
     # Parcels beyond the sheets have no pixels: SIOSE knows them all the same.
     shares = [part or {int(main[index]): 100.0} for index, part in enumerate(seen)]
@@ -164,45 +169,6 @@ def make_province(seed: int) -> Province:
             labels.append(_label(part, names))
     picture = landscape.paint(ground, cover, rng)
     return Province(outlines, parcel, cover, shares, labels, picture)
-
-
-def _outlines(rng: np.random.Generator) -> NDArray[np.object_]:
-    """Parcels without gaps or overlaps over the sheets and some way beyond, in CRS units."""
-    width, height = (2 * PIXEL * pixels for pixels in _SHEET_PX)
-    # Longer than wide, and askew to the sheets: fields are not laid out by mapmakers.
-    long, wide, askew = 1.3 * _PARCEL, _PARCEL / 1.3, 0.35
-    reach = int(np.hypot(width, height) / wide)
-    along, across = np.meshgrid(np.arange(-reach, reach), np.arange(-reach, reach))
-    along = (along + 0.5 * (across % 2) + rng.uniform(-0.42, 0.42, along.shape)) * long
-    across = (across + rng.uniform(-0.42, 0.42, across.shape)) * wide
-    x = along * np.cos(askew) - across * np.sin(askew) + width / 2
-    y = along * np.sin(askew) + across * np.cos(askew) + height / 2
-    near = (np.abs(x - width / 2) < width / 2 + 250) & (np.abs(y - height / 2) < height / 2 + 250)
-    cells = shapely.get_parts(
-        shapely.voronoi_polygons(shapely.multipoints(np.column_stack([x[near], y[near]])))
-    )
-    cells = cells[shapely.intersects(cells, shapely.box(-10, -10, width + 10, height + 10))]
-    order = np.lexsort(shapely.get_coordinates(shapely.centroid(cells)).round(3).T)
-    # Straight edges are bent by moving every vertex by a field of its place alone, so that
-    # neighbours keep their common edge.
-    waves = rng.uniform(0, 2 * np.pi, (3, 2))
-    cells = shapely.segmentize(cells[order], 6.0)
-    cells = shapely.transform(cells, lambda points: _bent(points, waves))
-    result: NDArray[np.object_] = shapely.transform(
-        cells, lambda points: np.round(points + (_LEFT, _TOP - height), 3)
-    )
-    return result
-
-
-def _bent(points: NDArray[np.float64], phases: NDArray[np.float64]) -> NDArray[np.float64]:
-    moved = points.copy()
-    for (one, other), length, reach in zip(
-        phases, (140.0, 61.0, 17.0), (6.0, 3.0, 0.7), strict=True
-    ):
-        x, y = points[:, 0] * (2 * np.pi / length), points[:, 1] * (2 * np.pi / length)
-        moved[:, 0] += reach * np.sin(y + 0.4 * x + one)
-        moved[:, 1] += reach * np.sin(x - 0.3 * y + other)
-    return moved
 
 
 def _main_covers(outlines: NDArray[np.object_], rng: np.random.Generator) -> NDArray[np.uint16]:
@@ -286,9 +252,7 @@ def _write_sheet(province: Province, name: str, path: Path) -> None:
         height, width = picture.shape[1:]
         row, col = np.mgrid[:height, :width]
         picture[:, (width - col) + 1.6 * (height - row) < 0.34 * width] = NODATA
-    transform = Affine(
-        PIXEL, 0, _LEFT + cols.start * PIXEL, 0, -PIXEL, _TOP - rows.start * PIXEL
-    )
+    transform = Affine(PIXEL, 0, _LEFT + cols.start * PIXEL, 0, -PIXEL, _TOP - rows.start * PIXEL)
     with rasterio.open(
         path,
         "w",
