@@ -1,0 +1,106 @@
+"""Pictures of matrices and curves: same bytes for the same values, and colours that mean them."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import figures
+from pipeline.confusion import ConfusionMatrix
+
+MATRIX = ConfusionMatrix(("olive", "5 $ & $"), np.array([[900, 100], [0, 0]]))
+CURVES = [
+    {
+        "epoch": str(epoch),
+        "step": str(epoch * 10),
+        "train_loss": str(2 / epoch),
+        "val_loss": "" if epoch == 1 else "0.5",
+        "val_accuracy": "0.7",
+        "val_miou": str(0.1 * epoch),
+        "val_iou_olive": "0.25",
+        "val_iou_road": "",
+        "learning_rate": "0.001",
+    }
+    for epoch in (1, 2, 3)
+]
+
+
+def pixels(png: bytes) -> NDArray[np.uint8]:
+    image = Image.open(io.BytesIO(png))
+    image.verify()
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def has(png: bytes, color: tuple[int, int, int]) -> bool:
+    return bool((pixels(png) == color).all(axis=-1).any())
+
+
+def test_the_same_values_give_the_same_bytes_whatever_the_users_own_style() -> None:
+    matrix, curves = figures.confusion_picture(MATRIX), figures.curves_picture(CURVES)
+    with mpl.rc_context({"font.size": 30, "lines.linewidth": 9, "image.cmap": "jet"}):
+        assert figures.confusion_picture(MATRIX) == matrix
+        assert figures.curves_picture(CURVES) == curves
+    assert b"matplotlib" not in matrix.lower()
+
+
+def test_cells_have_the_colour_of_their_share() -> None:
+    png = figures.confusion_panel(MATRIX, "by_reference")
+    scale = mpl.colormaps["Blues"]
+    for share in (0.9, 0.1):
+        red, green, blue, _alpha = scale(share, bytes=True)
+        assert has(png, (int(red), int(green), int(blue)))
+    red, green, blue, _alpha = scale(1.0, bytes=True)
+    assert not has(png, (int(red), int(green), int(blue)))
+    by_mapped = figures.confusion_panel(MATRIX, "by_mapped")
+    assert has(by_mapped, (int(red), int(green), int(blue)))
+
+
+def test_the_picture_has_all_three_panels() -> None:
+    whole = pixels(figures.confusion_picture(MATRIX))
+    one = pixels(figures.confusion_panel(MATRIX, "counts"))
+    assert whole.shape[0] == pytest.approx(3 * one.shape[0], abs=3)
+    assert whole.shape[1] == one.shape[1]
+
+
+@pytest.mark.parametrize("classes", [2, 70])
+def test_matrices_of_many_classes_and_of_no_pixels_are_drawn(classes: int) -> None:
+    empty = ConfusionMatrix.empty([f"class {number}" for number in range(classes)])
+    image = pixels(figures.confusion_panel(empty, "by_mapped"))
+    assert max(image.shape[:2]) < 2000
+
+
+def test_each_group_of_columns_gets_its_panel() -> None:
+    panels = figures.curves_panels(CURVES)
+    assert list(panels) == [
+        "Loss",
+        "Validation scores",
+        "Validation IoU per class",
+        "Learning rate",
+    ]
+    assert list(figures.curves_panels([{"epoch": 1, "train_loss": 0.5}])) == ["Loss"]
+
+
+def test_lines_follow_their_values() -> None:
+    rising = figures.curves_panels([{"epoch": e, "val_miou": 0.1 * e} for e in range(1, 8)])
+    image = pixels(rising["Validation scores"])
+    black = np.asarray((image < 60).all(axis=-1))
+    left, right = image.shape[1] // 4, 3 * image.shape[1] // 4
+    assert np.flatnonzero(black[60:-90, left]).mean() > np.flatnonzero(black[60:-90, right]).mean()
+
+
+@pytest.mark.parametrize("rows", [[], [{"epoch": 1, "val_miou": ""}], [{"epoch": 1}]])
+def test_no_curve_to_draw_is_refused(rows: list[dict[str, object]]) -> None:
+    with pytest.raises(ValueError, match="to draw"):
+        figures.curves_picture(rows)
+
+
+def test_counts_are_written_short() -> None:
+    written = [
+        figures._short(n) for n in (0, 999, 1000, 9949, 12_345, 999_999, 3_400_000, 2 * 10**9)
+    ]
+    assert written == ["0", "999", "1.0k", "9.9k", "12k", "1000k", "3.4M", "2.0G"]
