@@ -23,7 +23,8 @@ paths = RunPaths(settings.run)
 configuration.missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
 configuration.check_run(settings)
 
-PIPELINE = f"{sys.executable} -m pipeline"
+# The rules run with the Python that runs Snakemake, activated or not.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 SHEETS = list(sheets)
 LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
 

@@ -17,11 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import psutil
 import typer
 from rich.table import Table
-from typer.core import TyperGroup
 
 from pipeline import __version__, config, geotiff, progress
 from pipeline.errors import OutputError, TeselaError
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
     from pipeline.stages import Run
 
 log = logging.getLogger(__name__)
-
-
-class _Group(TyperGroup):
-    """Commands by their rule's name too: ``label_raster`` is ``label-raster``."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name.replace("_", "-"))
 
 
 _LIBRARIES = (
@@ -49,7 +40,6 @@ _LIBRARIES = (
 )
 
 app = typer.Typer(
-    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -219,24 +209,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with geotiff.session():
-            code = app(standalone_mode=False)
+            app(args=_hyphenated(sys.argv[1:]))
     except TeselaError as error:
         _say(str(error))
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _say("Stopped.")
-        code = 130
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _say(
-            f"The disk is full: {error}.\nMake room, then start again; nothing half-written is left."
-        )
-        code = OutputError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        _say(f"The disk is full: {error}.\nMake room, then start again.")
+        sys.exit(OutputError.exit_code)
+
+
+def _hyphenated(arguments: list[str]) -> list[str]:
+    """Arguments with the command by its hyphens: rules and functions are named with underscores."""
+    if arguments and not arguments[0].startswith("-"):
+        return [arguments[0].replace("_", "-"), *arguments[1:]]
+    return arguments
 
 
 def _run(paths: list[Path]) -> tuple[ModuleType, Run]:

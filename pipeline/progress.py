@@ -57,8 +57,8 @@ def track(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         A function that takes the number of units done since its last call.
     """
     if console.is_terminal:
-        with _bar(what, total, unit) as advance:
-            yield advance
+        with _bar(what, total, unit) as moved:
+            yield moved
         return
     began = said = time.monotonic()
     done = 0

@@ -9,24 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import dask
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import config, geotiff, labels, nomenclature, progress, shards, siose, styles, tiling
+from pipeline import (
+    config,
+    geotiff,
+    labels,
+    nomenclature,
+    progress,
+    shards,
+    siose,
+    strips,
+    styles,
+    tiling,
+)
 from pipeline.config import Settings, Sheet
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.parallel import computed, ordered
 from pipeline.paths import RunPaths
 from pipeline.publication import published, scratch, write_text
 
@@ -35,14 +44,8 @@ log = logging.getLogger(__name__)
 WINDOW = 2048
 """Pixels a side of the windows that labels and confusion go through; whole blocks."""
 
-STRIP = 8192
-"""Columns that one shard task reads at once: 6 MB at 256 px and three bands."""
-
 NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
 """GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
             return labels.label_window(shapes, window, valid, settings, len(classes))
 
         pixels = 0
-        for window, result in _ordered(labelled, grid.blocks(WINDOW), threads):
+        for window, result in ordered(labelled, grid.blocks(WINDOW), threads):
             raster.write(window, result.label)
             index.write(window, result.polygons)
             class_pixels += result.class_pixels
@@ -197,7 +200,7 @@ def tile_plan(run: Run, threads: int = 1) -> None:
 
     tiles: list[tiling.PlannedTile] = []
     with progress.track("tile plan", len(names), "sheets") as advance:
-        for _, found in _ordered(planned, names, threads):
+        for _, found in ordered(planned, names, threads):
             tiles += found
             advance(1)
     tiling.check_plan(tiles, run.sheets, classes, settings)
@@ -218,7 +221,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
     proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
     shares = np.concatenate([np.zeros((1, len(classes))), proportions.shares]).astype(np.float32)
     tiles = plan.of_sheet(sheet)
-    tasks = _strips([tile.window for tile in tiles])
+    tasks = strips.strips_of([tile.window for tile in tiles])
     counts = {
         name: shards.SplitCounts.nothing(bands, len(classes))
         for name in dict.fromkeys(tile.split for tile in tiles)
@@ -230,19 +233,21 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
         geotiff.RasterReader(run.paths.polygon_index(sheet)) as index,
         progress.track(f"shard of sheet {sheet}", len(tiles), "tiles") as advance,
     ):
+        sources = strips.Sources(
+            grid, source.read, source.valid, label.read_band, index.read_band, shares
+        )
 
         def encoded(windows: Sequence[Window]) -> list[tuple[bytes, shards.SplitCounts]]:
-            cut = _cut(windows, grid, source, label, index, shares)
             return [
                 (shards.encode(tile), shards.SplitCounts.of(tile, valid, len(classes)))
-                for tile, valid in cut
+                for tile, valid in strips.cut(windows, sources)
             ]
 
         bound = shards.record_bound(plan.tile_px, bands, len(classes))
         writer = shards.ShardWriter(draft, len(tiles), bound)
         try:
             position = 0
-            for results in _computed(encoded, tasks, threads):
+            for results in computed(encoded, tasks, threads):
                 for record, counted in results:
                     writer.put(record)
                     counts[tiles[position].split] += counted
@@ -269,20 +274,20 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
 def train(run: Run) -> None:
     """Train the network on all shards; go on where a killed training stopped."""
     # Torch is loaded here and in map_sheet only: a CPU job never pays for it.
-    from pipeline import batches, checkpoint, networks, training
+    from pipeline import batches, checkpoint, evidence, figures, networks, training
 
     settings, classes, paths = run.settings.training, run.nomenclature, run.paths
     readers = [shards.ShardReader(paths.shard(name)) for name in run.labelled_sheets]
     for reader in readers:
         _check_nomenclature(reader.manifest.nomenclature, reader.folder, classes)
     data = batches.TileData(readers, settings, run.settings.seed)
+    training.seed_weights(run.settings.seed)
     network = networks.build(
         settings.network,
         encoder=settings.encoder,
         encoder_weights=settings.encoder_weights,
         bands=data.bands,
         classes=len(classes),
-        seed=run.settings.seed,
     )
     manifests = {reader.manifest.sheet: reader.manifest for reader in readers}
     pixels = {
@@ -333,7 +338,9 @@ def train(run: Run) -> None:
         make_card=card,
     )
     write_text(paths.card, checkpoint.read_card(paths.best).as_json())
-    _write_curves_picture(run)
+    picture = figures.curves_picture(evidence.read_curves(paths.curves))
+    with published(paths.curves_picture) as (draft,):
+        draft.write_bytes(picture)
     log.info(
         "%d epochs, %d steps (%s); best: epoch %d",
         summary.epochs,
@@ -428,7 +435,7 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
                 classes.names, reference.read_band(window), mapped.read_band(window)
             )
 
-        for _, matrix in _ordered(counted, windows, threads):
+        for _, matrix in ordered(counted, windows, threads):
             total += matrix
     write_text(paths.confusion(sheet), total.as_json())
     if total.pixels:
@@ -436,6 +443,30 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
         log.info("sheet %s: accuracy %.1f %% of %d pixels", sheet, accuracy, total.pixels)
     else:
         log.info("sheet %s: no test ground", sheet)
+
+
+def report(run: Run) -> None:
+    """Put matrices, curves, maps and data together in one page."""
+    from pipeline import evidence, figures, reporting
+
+    paths = run.paths
+    data = evidence.report_data(paths, run.sheets, run.nomenclature, run.settings.as_yaml())
+    matrix = data.matrix or ConfusionMatrix.empty(run.nomenclature.names)
+    scores = matrix.scores()
+    lines = [
+        *reporting.summary(data, matrix, scores),
+        f"Report: {paths.report}",
+        f"Maps: {paths.land_cover_map('*')}",
+    ]
+    outputs = (paths.report, paths.scores, paths.matrix, paths.matrix_picture, paths.summary)
+    with published(*outputs) as (page, numbers, table, picture, text):
+        page.write_text(reporting.render_report(data), "utf-8")
+        numbers.write_text(matrix.as_json(), "utf-8")
+        table.write_text(matrix.as_csv(), "utf-8")
+        picture.write_bytes(figures.confusion_picture(matrix))
+        text.write_text("\n".join(lines) + "\n", "utf-8")
+    for line in lines:
+        log.info("%s", line)
 
 
 def _class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:
@@ -488,80 +519,6 @@ def _foreign_ground(
         if near[part.sheet]:
             found.append((part.split, geotiff.window_bounds_in(other, part.window, mine.crs)))
     return found
-
-
-def _strips(windows: Sequence[Window]) -> list[tuple[Window, ...]]:
-    """Runs of tiles of one row, at most :data:`STRIP` columns wide: one read serves them all."""
-    strips: list[list[Window]] = []
-    for window in windows:
-        last = strips[-1] if strips else []
-        if last and window.row == last[0].row and 0 < window.right - last[0].col <= STRIP:
-            last.append(window)
-        else:
-            strips.append([window])
-    return [tuple(strip) for strip in strips]
-
-
-def _cut(
-    windows: Sequence[Window],
-    grid: PixelGrid,
-    source: geotiff.RasterReader,
-    label: geotiff.RasterReader,
-    index: geotiff.RasterReader,
-    shares: NDArray[np.float32],
-) -> Iterator[tuple[shards.Tile, NDArray[np.bool_]]]:
-    """Tiles of a strip of windows; beyond the sheet's edge they are 0 and ignored."""
-    whole = Window(
-        windows[0].col,
-        windows[0].row,
-        max(w.right for w in windows) - windows[0].col,
-        windows[0].height,
-    )
-    strip = whole.intersection(grid.window)
-    assert strip is not None
-    image, valid = source.read(strip), source.valid(strip)
-    classes, polygons = label.read_band(strip), index.read_band(strip)
-    beyond = [(0, whole.height - strip.height), (0, whole.width - strip.width)]
-    image = np.pad(image, [(0, 0), *beyond])
-    valid = np.pad(valid, beyond)
-    classes = np.pad(classes, beyond, constant_values=IGNORE)
-    polygons = np.pad(polygons, beyond)
-    for window in windows:
-        part = window.slices(whole)
-        inside = np.ascontiguousarray(polygons[part])
-        rows = np.unique(inside)
-        rows = rows[rows > 0]
-        tile = shards.Tile(
-            np.ascontiguousarray(image[(slice(None), *part)]),
-            np.ascontiguousarray(classes[part]),
-            inside,
-            rows,
-            shares[rows],
-        )
-        yield tile, valid[part]
-
-
-def _ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[tuple[T, R]]:
-    """Results in the order of the items, a few of them ahead: memory stays bounded."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[T, Future[R]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 2 * threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-
-
-def _computed(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
-    """Results in the order of the items, computed by dask in batches that bound the memory."""
-    size = 4 * threads
-    delayed = dask.delayed(function, pure=False)
-    for start in range(0, len(items), size):
-        batch = [delayed(item) for item in items[start : start + size]]
-        yield from dask.compute(*batch, scheduler="threads", num_workers=threads)
 
 
 def _checksum(path: Path) -> str:

@@ -8,11 +8,11 @@ rule demo_data:
     benchmark:
         "run/demo/benchmarks/demo_data/all.tsv"
     params:
-        out="run/demo/data",
+        out=lambda wildcards, output: Path(output[0]).parent,
     conda:
         "../environment.yml"
     resources:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=10,
     shell:
-        "{PIPELINE} demo-data --out {params.out} 2> {log}"
+        "python -m pipeline demo-data --out {params.out} 2> {log}"

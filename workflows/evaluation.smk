@@ -20,7 +20,7 @@ rule confusion:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=40,
     shell:
-        "{PIPELINE} confusion --config {params.config} --sheet {wildcards.sheet} "
+        "python -m pipeline confusion --config {params.config} --sheet {wildcards.sheet} "
         "--threads {threads} 2> {log}"
 
 
@@ -50,4 +50,4 @@ rule report:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "{PIPELINE} report --config {params.config} 2> {log}"
+        "python -m pipeline report --config {params.config} 2> {log}"

@@ -21,7 +21,7 @@ rule tile_plan:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=60,
     shell:
-        "{PIPELINE} tile-plan --config {params.config} --threads {threads} 2> {log}"
+        "python -m pipeline tile-plan --config {params.config} --threads {threads} 2> {log}"
 
 
 rule shard:
@@ -48,5 +48,5 @@ rule shard:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "{PIPELINE} shard --config {params.config} --sheet {wildcards.sheet} "
+        "python -m pipeline shard --config {params.config} --sheet {wildcards.sheet} "
         "--threads {threads} 2> {log}"

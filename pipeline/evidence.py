@@ -1,0 +1,137 @@
+"""Evidence: what the report stands on, read from the files of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import confusion, geotiff
+from pipeline.config import Sheet
+from pipeline.errors import InputError
+from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.paths import RunPaths
+from pipeline.reporting import (
+    Benchmark,
+    LabelCounts,
+    ReportData,
+    SheetReport,
+    read_benchmark,
+)
+from pipeline.thumbnails import SIDE_PX, SheetThumbnails
+
+STEPS = (
+    "class_proportions",
+    "label_raster",
+    "tile_plan",
+    "shard",
+    "train",
+    "map_sheet",
+    "confusion",
+)
+
+
+def report_data(
+    paths: RunPaths, sheets: Mapping[str, Sheet], classes: Nomenclature, settings: str
+) -> ReportData:
+    """Read what a run has made.
+
+    Args:
+        paths: Files of the run.
+        sheets: The sheets table.
+        classes: The training classes.
+        settings: The settings as YAML.
+
+    Raises:
+        InputError: If a file that the report needs is missing or is of other classes.
+    """
+    card = read_json(paths.card)
+    pixel_width, pixel_height = card["pixel_size"]
+    return ReportData(
+        run=paths.name,
+        names=classes.names,
+        colors=classes.colors,
+        pixel_area=pixel_width * pixel_height,
+        sheets=[_sheet(paths, sheet, len(classes)) for sheet in sheets.values()],
+        settings=settings,
+        curves=read_curves(paths.curves),
+        card=card,
+        benchmarks=read_benchmarks(paths, list(sheets)),
+        versions=card["versions"],
+    )
+
+
+def read_curves(path: Path) -> list[dict[str, str]]:
+    """Rows of ``curves.csv``, one an epoch."""
+    return list(csv.DictReader(_text(path).splitlines()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of the run.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON ({error}).", remedy="Run its rule again.") from error
+    return content
+
+
+def read_benchmarks(paths: RunPaths, sheets: list[str]) -> list[Benchmark]:
+    """What Snakemake measured; nothing where the steps were run by hand."""
+    found = []
+    for step in STEPS:
+        for sheet in ("all", *sheets):
+            path = paths.benchmark(step, sheet)
+            if path.exists():
+                found += read_benchmark(_text(path), step, sheet)
+    return found
+
+
+def _sheet(paths: RunPaths, sheet: Sheet, classes: int) -> SheetReport:
+    labels = matrix = None
+    if sheet.split != "map":
+        counts = read_json(paths.label_counts(sheet.name))
+        labels = LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
+        path = paths.confusion(sheet.name)
+        matrix = confusion.from_json(_text(path), str(path))
+    return SheetReport(
+        sheet.name,
+        sheet.split,
+        sheet.year,
+        labels,
+        matrix if matrix and matrix.pixels else None,
+        _thumbnails(paths, sheet),
+    )
+
+
+def _thumbnails(paths: RunPaths, sheet: Sheet) -> SheetThumbnails:
+    orthophoto = geotiff.read_orthophoto(sheet.orthophoto)
+    with geotiff.RasterReader(orthophoto.path, orthophoto.bands[:3]) as reader:
+        image = reader.thumbnail(SIDE_PX, average=True).transpose(1, 2, 0)
+        valid = reader.thumbnail_valid(SIDE_PX)
+    layers = {}
+    for name, path in (
+        ("labels", paths.label_raster(sheet.name)),
+        ("mapped", paths.land_cover_map(sheet.name)),
+        ("confidence", paths.confidence(sheet.name)),
+    ):
+        if path.exists():
+            with geotiff.RasterReader(path) as reader:
+                layers[name] = reader.thumbnail(SIDE_PX)[0]
+    if "labels" not in layers:
+        layers["labels"] = (valid * 0 + IGNORE).astype("uint8")
+    return SheetThumbnails(orthophoto=image, valid=valid, **layers)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}).", remedy="Run its rule first."
+        ) from error
