@@ -38,11 +38,10 @@ CARD = ModelCard(
 
 def built(card: ModelCard) -> torch.nn.Module:
     torch.manual_seed(0)
-    network = networks.build(
+    return networks.build(
         card.network, encoder=card.encoder, encoder_weights="none", bands=card.bands,
         classes=len(card.classes),
     )  # fmt: skip
-    return network
 
 
 @pytest.fixture(scope="module")
