@@ -37,10 +37,11 @@ CUT_CORNER = "0722-4"
 """The sheet whose south-east corner the flight missed."""
 NODATA = 0
 BASE = "siose_ar.gpkg"
+SHEET_PX = (1200, 900)
+"""Columns and rows of a sheet."""
 FILES = len(SHEETS) + 1
 """Files that :func:`write_demo` writes."""
 
-_SHEET_PX = (1200, 900)  # columns, rows
 _LEFT, _TOP = 716_400.0, 4_373_700.0
 _PARCEL = 62.0  # metres from one parcel to the next
 _YEAR = 2017
@@ -69,7 +70,7 @@ _NEIGHBOURS = {
     textures.VINES: textures.SCRUB,
     textures.CEREAL: textures.PASTURE,
 }
-_COMPOSITE, _UNKNOWN, _EMPTY, _HOLE = 0.20, 0.04, 0.015, 0.04
+_COMPOSITE, _UNKNOWN, _EMPTY, _HOLE = 0.20, 0.04, 0.02, 0.04
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Province:
     """The made-up province: its ground, and what SIOSE says of it.
 
     Attributes:
+        sheet_px: Columns and rows of a sheet.
         outlines: Parcels in the CRS of the sheets, shape ``(n,)``.
         parcel: Index of each pixel's parcel over all sheets, int32, shape ``(rows, cols)``.
         cover: SIOSE cover of each pixel, shape ``(rows, cols)``.
@@ -85,6 +87,7 @@ class Province:
         picture: Red, green, blue, shape ``(3, rows, cols)``.
     """
 
+    sheet_px: tuple[int, int]
     outlines: NDArray[np.object_]
     parcel: NDArray[np.int32]
     cover: NDArray[np.uint16]
@@ -94,14 +97,18 @@ class Province:
 
     def sheet(self, name: str) -> tuple[slice, slice]:
         """Rows and columns of a sheet."""
-        (width, height), (across, down) = _SHEET_PX, SHEETS[name]
-        return slice(down * height, (down + 1) * height), slice(
-            across * width, (across + 1) * width
+        (width, height), (across, down) = self.sheet_px, SHEETS[name]
+        return (
+            slice(down * height, (down + 1) * height),
+            slice(across * width, (across + 1) * width),
         )
 
 
 def write_demo(
-    folder: Path, seed: int = 0, advance: Callable[[int], None] | None = None
+    folder: Path,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+    sheet_px: tuple[int, int] = SHEET_PX,
 ) -> list[Path]:
     """Make the demo's orthophotos and SIOSE base; the same seed gives the same bytes.
 
@@ -109,6 +116,7 @@ def write_demo(
         folder: Where they go: ``{sheet}.tif`` of :data:`SHEETS`, and ``siose_ar.gpkg``.
         seed: Chooses the province.
         advance: Told 1 for each of the :data:`FILES` files written.
+        sheet_px: Columns and rows of a sheet.
 
     Returns:
         The files, sheets first.
@@ -118,7 +126,7 @@ def write_demo(
     """
     base, sheets = folder / BASE, [folder / f"{name}.tif" for name in SHEETS]
     with published(base, *sheets) as (base_draft, *sheet_drafts):
-        province = make_province(seed)
+        province = make_province(seed, sheet_px)
         for name, draft in zip(SHEETS, sheet_drafts, strict=True):
             _write_sheet(province, name, draft)
             if advance:
@@ -129,10 +137,15 @@ def write_demo(
     return [*sheets, base]
 
 
-def make_province(seed: int) -> Province:
-    """Make the ground of all four sheets, its picture and its interpretation."""
+def make_province(seed: int, sheet_px: tuple[int, int] = SHEET_PX) -> Province:
+    """Make the ground of all four sheets, its picture and its interpretation.
+
+    Args:
+        seed: Chooses the province.
+        sheet_px: Columns and rows of a sheet.
+    """
     rng = np.random.default_rng([seed, 722])
-    columns, rows = 2 * _SHEET_PX[0], 2 * _SHEET_PX[1]
+    columns, rows = 2 * sheet_px[0], 2 * sheet_px[1]
     width, height = columns * PIXEL, rows * PIXEL
     parcels = landscape.tessellate(width, height, _PARCEL, rng)
     outlines: NDArray[np.object_] = shapely.transform(
@@ -145,7 +158,7 @@ def make_province(seed: int) -> Province:
         transform=Affine(PIXEL, 0, _LEFT, 0, -PIXEL, _TOP),
         dtype=np.int32,
     )
-    main = _main_covers(outlines, rng)
+    main = _main_covers(outlines, (width / 2, height / 2), rng)
     ground = landscape.lay_out(parcel, len(outlines), rng)
     fate = rng.permutation(np.linspace(0, 1, len(outlines), endpoint=False))
     composite = fate < _COMPOSITE
@@ -156,36 +169,34 @@ def make_province(seed: int) -> Province:
     # Parcels beyond the sheets have no pixels: SIOSE knows them all the same.
     shares = [part or {int(main[index]): 100.0} for index, part in enumerate(seen)]
     names = {entry.id: entry.label for entry in siose_ar_codelist()}
-    labels: list[str | None] = []
-    for index, part in enumerate(shares):
-        luck = 1 - fate[index]
-        if luck < _HOLE:
-            labels.append(None)
-        elif luck < _HOLE + _EMPTY:
-            labels.append("")
-        elif luck < _HOLE + _EMPTY + _UNKNOWN:
-            labels.append(names[UNKNOWN_COVER])
-        else:
-            labels.append(_label(part, names))
+    labels = [_label(part, luck, names) for part, luck in zip(shares, 1 - fate, strict=True)]
     picture = landscape.paint(ground, cover, rng)
-    return Province(outlines, parcel, cover, shares, labels, picture)
+    return Province(sheet_px, outlines, parcel, cover, shares, labels, picture)
 
 
-def _main_covers(outlines: NDArray[np.object_], rng: np.random.Generator) -> NDArray[np.uint16]:
-    """The cover that prevails in each parcel: zones from hill to valley, all on each sheet."""
+def _main_covers(
+    outlines: NDArray[np.object_], sheet: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.uint16]:
+    """The cover that prevails in each parcel: zones from hill to valley, all on each sheet.
+
+    Args:
+        outlines: The parcels.
+        sheet: Width and height of a sheet in metres.
+        rng: Source of all that is random.
+    """
     centres = shapely.get_coordinates(shapely.centroid(outlines))
-    width, height = (PIXEL * pixels for pixels in _SHEET_PX)
+    width, height = sheet
     across = np.clip((centres[:, 0] - _LEFT) // width, 0, 1)
     down = np.clip((_TOP - centres[:, 1]) // height, 0, 1)
     phase = rng.uniform(0, 2 * np.pi, 4)
     x, y = centres[:, 0] / 330, centres[:, 1] / 270
-    height_field = np.sin(x + phase[0]) + np.sin(y + phase[1]) + np.sin(0.7 * (x + y) + phase[2])
+    altitude = np.sin(x + phase[0]) + np.sin(y + phase[1]) + np.sin(0.7 * (x + y) + phase[2])
     main = np.zeros(len(outlines), np.uint16)
     ends = np.cumsum([share for _, share in _CATENA])
     for quarter in range(4):
         here = np.flatnonzero(across + 2 * down == quarter)
         # Zones, but loose ones: neighbours differ often enough for edges of every kind.
-        order = np.argsort(-height_field[here] + rng.normal(0, 0.7, len(here)), kind="stable")
+        order = np.argsort(-altitude[here] + rng.normal(0, 0.7, len(here)), kind="stable")
         place = np.empty(len(here))
         place[order] = (np.arange(len(here)) + 0.5) / len(here)
         kind = np.minimum(np.searchsorted(ends, place), len(_CATENA) - 1)
@@ -204,13 +215,7 @@ def _covers(
     for one, other in _NEIGHBOURS.items():
         second[main == one] = other
     part = np.where(composite, rng.choice([0.1, 0.2, 0.3, 0.4, 0.45], len(main)), 0.0)
-    # Rank the noise within each parcel: the lowest ranks are patches of exactly that share.
-    patches = landscape.noise(parcel.shape, 11.0, rng).ravel()
-    order = np.lexsort((patches, parcel.ravel()))
-    size = np.bincount(parcel.ravel(), minlength=len(main))
-    rank = np.empty(parcel.size, np.int64)
-    rank[order] = np.arange(parcel.size) - np.repeat(np.cumsum(size) - size, size)
-    inside = rank.reshape(parcel.shape) < np.rint(part * size)[parcel]
+    inside = landscape.patches(parcel, part, rng)
     return np.where(inside, second[parcel], main[parcel])
 
 
@@ -230,16 +235,25 @@ def _shares(
     return shares
 
 
-def _label(shares: dict[int, float], names: dict[int, str]) -> str:
-    """The label as SIOSE AR writes it: whole per cents that sum to 100, largest first."""
-    if len(shares) == 1:
-        return names[next(iter(shares))]
+def _label(shares: dict[int, float], luck: float, names: dict[int, str]) -> str | None:
+    """The label as SIOSE AR writes it: whole per cents that sum to 100, largest first.
+
+    The luckless parcels have no polygon (None), an empty label, or the unknown cover.
+    """
+    if luck < _HOLE:
+        return None
+    if luck < _HOLE + _EMPTY:
+        return ""
+    if luck < _HOLE + _EMPTY + _UNKNOWN:
+        return names[UNKNOWN_COVER]
     whole = {cover: int(share) for cover, share in shares.items()}
     by_rest = sorted(shares, key=lambda cover: whole[cover] - shares[cover])
     for cover in by_rest[: 100 - sum(whole.values())]:
         whole[cover] += 1
-    ranked = sorted(whole, key=lambda cover: -whole[cover])
-    return "_".join(f"{whole[cover]}{names[cover]}" for cover in ranked if whole[cover])
+    ranked = sorted((cover for cover in whole if whole[cover]), key=lambda cover: -whole[cover])
+    if len(ranked) == 1:  # the rest is less than half a per cent
+        return names[ranked[0]]
+    return "_".join(f"{whole[cover]}{names[cover]}" for cover in ranked)
 
 
 def _write_sheet(province: Province, name: str, path: Path) -> None:
@@ -285,6 +299,7 @@ def _write_base(province: Province, seed: int, path: Path) -> None:
     largest: dict[str, int] = {}
     for urn, _, _, cover, *_ in values:
         largest.setdefault(urn, cover)
+    to_degrees = Transformer.from_crs(CRS, "EPSG:4258", always_xy=True)
     frame = geopandas.GeoDataFrame(
         {
             "ID_POLYGON": urns,
@@ -293,7 +308,11 @@ def _write_base(province: Province, seed: int, path: Path) -> None:
             "SUPERF_M2": area,
             "FECHA_REF": _YEAR,
         },
-        geometry=_geographic(outlines),
+        geometry=shapely.transform(
+            outlines,
+            # 1e-9 degrees are a tenth of a millimetre.
+            lambda points: np.column_stack(to_degrees.transform(*points.T)).round(9),
+        ),
         crs="EPSG:4258",
     )
     frame.to_file(path, layer=_LAYER, engine="pyogrio", driver="GPKG", geometry_name="geom")
@@ -338,13 +357,3 @@ def _values(
         for cover, share in shares.items():
             abbreviation = names[cover] if len(shares) == 1 else f"{share:.0f}{names[cover]}"
             yield urn, label, abbreviation, cover, share, share / 100 * area
-
-
-def _geographic(outlines: NDArray[np.object_]) -> NDArray[np.object_]:
-    to_degrees = Transformer.from_crs(CRS, "EPSG:4258", always_xy=True)
-    result: NDArray[np.object_] = shapely.transform(
-        outlines,
-        # 1e-9 degrees are a tenth of a millimetre.
-        lambda points: np.column_stack(to_degrees.transform(*points.T)).round(9),
-    )
-    return result

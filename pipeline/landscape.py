@@ -123,6 +123,28 @@ def lay_out(parcel: NDArray[np.int32], parcels: int, rng: np.random.Generator) -
     )
 
 
+def patches(
+    parcel: NDArray[np.int32], share: NDArray[np.float64], rng: np.random.Generator
+) -> Flags:
+    """Mark patches that make up an exact share of each parcel's pixels.
+
+    Args:
+        parcel: Index of each pixel's parcel, shape ``(rows, cols)``.
+        share: The share wanted of each parcel, from 0 to 1, shape ``(n,)``.
+        rng: Source of the patches.
+
+    Returns:
+        The patches, shape ``(rows, cols)``.
+    """
+    # Smooth noise is ranked within each parcel: its lowest ranks are patches.
+    order = np.lexsort((noise(parcel.shape, 11.0, rng).ravel(), parcel.ravel()))
+    size = np.bincount(parcel.ravel(), minlength=len(share))
+    rank = np.empty(parcel.size, np.int64)
+    rank[order] = np.arange(parcel.size) - np.repeat(np.cumsum(size) - size, size)
+    inside: Flags = rank.reshape(parcel.shape) < np.rint(share * size)[parcel]
+    return inside
+
+
 def noise(shape: tuple[int, ...], pixels: float, rng: np.random.Generator) -> Floats:
     """Gaussian noise that is smooth over a distance.
 
