@@ -259,6 +259,8 @@ class ConfusionMatrix:
         def mean(values: NDArray[np.float64]) -> float:
             return float(values[present].mean()) if present.any() else math.nan
 
+        numbers = (support, mapped, correct, users, producers, f1, iou)
+        columns = [values.tolist() for values in numbers]
         weighted = float((iou[present] * support[present]).sum() / pixels) if pixels else math.nan
         return Scores(
             pixels=pixels,
@@ -267,19 +269,7 @@ class ConfusionMatrix:
             frequency_weighted_iou=weighted,
             mean_f1=mean(f1),
             mean_producers=mean(producers),
-            classes=tuple(
-                ClassScores(
-                    name,
-                    int(support[i]),
-                    int(mapped[i]),
-                    int(correct[i]),
-                    float(users[i]),
-                    float(producers[i]),
-                    float(f1[i]),
-                    float(iou[i]),
-                )
-                for i, name in enumerate(self.names)
-            ),
+            classes=tuple(map(ClassScores, self.names, *columns)),
         )
 
     def as_json(self) -> str:

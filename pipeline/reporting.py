@@ -186,11 +186,7 @@ def render_report(data: ReportData) -> str:
     scores = matrix.scores() if matrix else None
     shown = [sheet for sheet in data.sheets if sheet.thumbnails]
     pictures = thumbnails.encode([s.thumbnails for s in shown if s.thumbnails], data.colors)
-    panels = (
-        {name: figures.confusion_panel(matrix, name) for name in figures.PANELS}
-        if matrix and matrix.pixels
-        else {}
-    )
+    drawn = figures.PANELS if matrix and matrix.pixels else ()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -210,7 +206,7 @@ def render_report(data: ReportData) -> str:
         scores=scores,
         summary=summary(data, matrix, scores),
         confusions=_confusions(matrix) if matrix else [],
-        panels=panels,
+        panels={name: figures.confusion_panel(matrix, name) for name in drawn if matrix},
         by_row=matrix.by_reference().tolist() if matrix else [],
         by_column=matrix.by_mapped().tolist() if matrix else [],
         sheet_scores=[(s, s.matrix.scores()) for s in data.sheets if s.matrix],

@@ -179,7 +179,7 @@ def _palette_png(ids: NDArray[np.uint8], colors: Sequence[str], kind: str) -> by
     image = Image.fromarray(packed)
     image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors) + b"\x80\x80\x80")
     file = io.BytesIO()
-    image.save(file, "PNG", transparency=len(colors), optimize=True)
+    image.save(file, "PNG", transparency=len(colors), compress_level=7)
     return file.getvalue()
 
 
