@@ -1,4 +1,4 @@
-"""Training: the task (loss, optimiser, validation) and a loop that may be killed at any time.
+"""Training: a loop over epochs that may be killed at any time, validation, and what it leaves.
 
 The loop stands on Lightning's Fabric rather than its Trainer: a run that goes on after a kill has
 to repeat the interrupted epoch to the bit, and the Trainer draws the first batches of a resumed
@@ -26,32 +26,31 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from pipeline import checkpoint
-from pipeline.batches import Batch, EpochSampler, TileData
+from pipeline.batches import EpochSampler, TileData
 from pipeline.config import TrainingSettings
 from pipeline.errors import TrainingError
 from pipeline.networks import resolve_precision
 from pipeline.nomenclature import IGNORE
+from pipeline.objective import (
+    AveragedNetwork,
+    SegmentationTask,
+    learning_rate_factor,
+    loss_sums,
+)
 from pipeline.progress import console
 from pipeline.publication import published, write_text
 
 LAYOUT = 1
 """Version of ``last.ckpt``; raised when its keys change their meaning."""
 
-WARM_UP = 0.05
-"""Share of the training in which the learning rate rises."""
-
 ROUNDS = 16
 """A run that is limited by time validates about so often, however long its epochs are."""
 
 SAVING_SHARE = 0.1
 """Share of the time that may go into ``last.ckpt``: epochs of seconds are not all saved."""
-
-MOST_AVERAGING = 0.998
-"""Decay of the averaged weights: they look back 500 steps at most."""
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -76,122 +75,6 @@ class FitSummary:
     epochs: int
     steps: int
     stopped_because: str
-
-
-class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # lightning has no types
-    """A network, the loss it is trained with, and its optimiser.
-
-    Args:
-        network: Logits ``(N, classes, H, W)`` for normalised images ``(N, bands, H, W)``.
-        mean: Mean of each band, of 0..255 values.
-        std: Standard deviation of each band.
-        class_weights: Weight of each class in the loss.
-        learning_rate: Highest learning rate.
-        weight_decay: Of the weights of convolutions and linear layers; biases and the scales of
-            normalisation layers have none.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        class_weights: tuple[float, ...],
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-        self.register_buffer("class_weights", torch.tensor(class_weights))
-
-    def normalised(self, images: Tensor) -> Tensor:
-        """Images as the network wants them.
-
-        Args:
-            images: uint8, shape ``(N, bands, H, W)``.
-        """
-        values: Tensor = (images.float() - self.mean) / self.std
-        return values.contiguous(memory_format=torch.channels_last)
-
-    def training_step(self, batch: Batch, batch_idx: int = 0) -> Tensor:
-        """Loss of one batch; 0 where nothing in it is labelled."""
-        images, labels = batch
-        logits = self.network(self.normalised(images))
-        loss, weight = loss_sums(logits, labels, self.class_weights)
-        return loss / weight.clamp_min(torch.finfo(weight.dtype).tiny)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW (Loshchilov & Hutter 2019)."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
-
-
-def loss_sums(logits: Tensor, labels: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy as two sums, that add up over batches.
-
-    Args:
-        logits: Shape ``(N, classes, H, W)``.
-        labels: Class ids, uint8, shape ``(N, H, W)``; 255 is ignored.
-        class_weights: Shape ``(classes,)``.
-
-    Returns:
-        Sum over the labelled pixels of weight times cross-entropy, and sum of their weights; both
-        0 where nothing is labelled. Their quotient is the weighted mean.
-    """
-    loss = F.cross_entropy(
-        logits.float(), labels.long(), class_weights, ignore_index=IGNORE, reduction="sum"
-    )
-    pixels = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: len(class_weights)]
-    return loss, (pixels * class_weights).sum()
-
-
-def learning_rate_factor(progress: float) -> float:
-    """Share of the highest learning rate: a short rise, then half a cosine down to 0.
-
-    Args:
-        progress: Share of the training that is done, 0 to 1.
-
-    Source:
-        Loshchilov & Hutter (2017), without restarts.
-    """
-    warm = min(1.0, 0.01 + progress / WARM_UP)
-    return warm * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-
-
-class AveragedNetwork:
-    """Exponential moving average of a network's weights, which is what is validated and saved.
-
-    It looks back over a tenth of the steps so far, so that it forgets the beginning of a short run
-    as well as of a long one.
-
-    Args:
-        network: The network that is trained.
-
-    Source:
-        Polyak & Juditsky (1992); the growing decay as in TensorFlow's ExponentialMovingAverage.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after ``step`` steps."""
-        share = 1.0 - min(MOST_AVERAGING, (1 + step) / (10 + step))
-        new = network.state_dict()
-        for name, averaged in self.network.state_dict().items():
-            if averaged.is_floating_point():
-                averaged.lerp_(new[name], share)
-            else:
-                averaged.copy_(new[name])
 
 
 @dataclass
@@ -399,10 +282,8 @@ class _Run:
             row |= self._validated()
         ended = self._ended(self.elapsed)
         state.rows.append(row)
-        if (
-            not ended
-            and state.epoch - state.best.get("epoch", state.epoch) >= self.settings.patience
-        ):
+        waited = state.epoch - state.best["epoch"] if state.best else 0
+        if not ended and waited >= self.settings.patience:
             ended = f"validation mIoU has not risen for {self.settings.patience} epochs"
         state.stopped_because, state.elapsed = ended, self.elapsed
         if self.fabric.is_global_zero:
@@ -413,7 +294,8 @@ class _Run:
     def _validated(self) -> dict[str, Any]:
         """Validate, keep and publish the weights if they are the best; the curves' columns."""
         scores = self._scores()
-        # Not `>` alone: the first scores are the best even if nothing in them is a number.
+        if not math.isfinite(scores["loss"]):
+            raise self._diverged(scores["loss"])
         if not self.state.best or scores["mean_iou"] > self.state.best["mean_iou"]:
             self.state.best = scores
             weights = self.average.network.state_dict()
@@ -450,8 +332,8 @@ class _Run:
             else "There are no weights yet."
         )
         return TrainingError(
-            f"Training diverged: the loss is {loss} in step {self.state.step + 1} "
-            f"(epoch {self.state.epoch + 1}).",
+            f"Training diverged: the loss is {loss} after {self.state.step} steps "
+            f"and {self.state.epoch} epochs.",
             [kept],
             "Lower `training.learning_rate`, or write `training.precision: float32`.",
         )

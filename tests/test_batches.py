@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from pipeline.batches import (
+    Draw,
+    EpochSampler,
+    Light,
+    Symmetries,
+    TileData,
+    TileDataset,
+    augmentation,
+    band_statistics,
+    class_frequencies,
+    median_frequency_weights,
+)
+from pipeline.config import TrainingSettings
+from pipeline.errors import TrainingError
+from pipeline.grid import PixelGrid
+from pipeline.nomenclature import IGNORE
+from pipeline.shards import (
+    LAYOUT,
+    Manifest,
+    ShardReader,
+    ShardWriter,
+    SplitCounts,
+    Tile,
+    encode,
+    record_bound,
+)
+
+CLASSES = ("water", "olives", "road")
+SIDE = 8
+
+Shard = Callable[..., ShardReader]
+
+
+def tile_of(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Tile:
+    nothing = np.zeros((SIDE, SIDE), np.uint32)
+    return Tile(
+        image, label, nothing, np.zeros(0, np.uint32), np.zeros((0, len(CLASSES)), np.float32)
+    )
+
+
+def plain(number: int, bands: int = 3, label: NDArray[np.uint8] | None = None) -> Tile:
+    """A tile whose every image pixel tells its number; all three classes unless told."""
+    if label is None:
+        label = (np.arange(SIDE * SIDE) % 3).astype(np.uint8).reshape(SIDE, SIDE)
+    return tile_of(np.full((bands, SIDE, SIDE), number, np.uint8), label)
+
+
+def noise(rng: np.random.Generator) -> Tile:
+    return tile_of(
+        rng.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8),
+        rng.integers(0, 3, (SIDE, SIDE), dtype=np.uint8),
+    )
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Shard:
+    """Writes a shard of given tiles by split."""
+
+    def write(
+        sheet: str,
+        tiles: dict[str, list[Tile]],
+        classes: tuple[str, ...] = CLASSES,
+        nomenclature: str = "abc",
+        pixel: float = 0.5,
+    ) -> ShardReader:
+        bands = next(tile for group in tiles.values() for tile in group).image.shape[0]
+        whole = np.ones((SIDE, SIDE), np.bool_)
+        splits, counts, first = {}, {}, 0
+        writer = ShardWriter(
+            tmp_path / f"{sheet}.lmdb", 100, record_bound(SIDE, bands, len(classes))
+        )
+        for split, group in tiles.items():
+            total = SplitCounts.nothing(bands, len(classes))
+            for tile in group:
+                writer.put(encode(tile))
+                total += SplitCounts.of(tile, whole, len(classes))
+            splits[split], counts[split] = (first, first + len(group)), total
+            first += len(group)
+        grid = PixelGrid("EPSG:25830", 7e5, 4.4e6, pixel, pixel, 100, 100)
+        writer.finish(
+            Manifest(LAYOUT, sheet, grid, bands, SIDE, classes, nomenclature, "sum", splits, counts)
+        )
+        return ShardReader(tmp_path / f"{sheet}.lmdb")
+
+    return write
+
+
+def numbers(readers: list[ShardReader], split: str) -> list[int]:
+    tiles = TileDataset(readers, split, 0)
+    return [int(tiles[Draw(0, i)][0][0, 0, 0]) for i in range(len(tiles))]
+
+
+def test_tiles_of_a_split_are_counted_over_the_shards(shard: Shard) -> None:
+    readers = [
+        shard("a", {"test": [plain(1)], "train": [plain(2), plain(3)]}),
+        shard("b", {"validation": [plain(4)]}),
+        shard("c", {"train": [plain(5)], "validation": [plain(6), plain(7)]}),
+    ]
+    assert numbers(readers, "train") == [2, 3, 5]
+    assert numbers(readers, "validation") == [4, 6, 7]
+
+
+def test_an_order_depends_on_seed_and_epoch_and_draws_each_tile_once() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(50, seed, shuffled=True)
+        sampler.set_epoch(epoch)
+        return [draw.tile for draw in sampler]
+
+    assert sorted(order(1, 0)) == list(range(50))
+    assert order(1, 3) == order(1, 3)
+    assert len({tuple(order(1, 0)), tuple(order(1, 1)), tuple(order(2, 0))}) == 3
+    assert [d.tile for d in EpochSampler(5, 1, shuffled=False)] == [0, 1, 2, 3, 4]
+
+
+def test_processes_share_training_evenly_and_validation_without_repetition() -> None:
+    train = [list(EpochSampler(7, 0, shuffled=True, rank=r, world=3)) for r in range(3)]
+    assert [len(draws) for draws in train] == [3, 3, 3]
+    assert {d.tile for draws in train for d in draws} == set(range(7))
+    samplers = [EpochSampler(7, 0, shuffled=False, rank=r, world=3) for r in range(3)]
+    assert [len(sampler) for sampler in samplers] == [3, 2, 2]
+    assert sorted(d.tile for sampler in samplers for d in sampler) == list(range(7))
+
+
+@pytest.mark.parametrize("augment", ["geometric", "aerial"])
+def test_batches_do_not_depend_on_the_number_of_workers(shard: Shard, augment: str) -> None:
+    rng = np.random.default_rng(0)
+    reader = shard("a", {"train": [noise(rng) for _ in range(6)], "validation": [plain(0)]})
+    drawn = []
+    # Workers first: a store that this process has opened cannot be opened in its forks.
+    for workers in (2, 0):
+        settings = TrainingSettings(batch_size=2, workers=workers, augment=augment)
+        loader = TileData([reader], settings, seed=5).train_dataloader()
+        epochs = []
+        for epoch in (3, 4):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            epochs.append([torch.cat([i.flatten(), lab.flatten()]) for i, lab in loader])
+        drawn.append(torch.stack([torch.stack(batches) for batches in epochs]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+def test_augmenting_leaves_the_global_generator_alone(shard: Shard) -> None:
+    reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
+    settings = TrainingSettings(augment="aerial", workers=0, batch_size=1)
+    data = TileData([reader], settings, seed=0)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    assert len(list(data.train_dataloader())) == 1
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_symmetries_are_the_eight_of_the_square_and_move_label_with_image() -> None:
+    image = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4)
+    expected = {
+        tuple(torch.rot90(side, turns, (-2, -1)).flatten().tolist())
+        for side in (image, image.flip(-1))
+        for turns in range(4)
+    }
+    seen = set()
+    torch.manual_seed(0)
+    for _ in range(200):
+        moved, label = Symmetries()(tv_tensors.Image(image), tv_tensors.Mask(image[0]))
+        assert torch.equal(moved[0], label)
+        seen.add(tuple(moved.flatten().tolist()))
+    assert seen == expected
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_light_keeps_labels_and_changes_any_number_of_bands(bands: int) -> None:
+    torch.manual_seed(0)
+    image = tv_tensors.Image(torch.randint(0, 256, (bands, 16, 16), dtype=torch.uint8))
+    label = tv_tensors.Mask(torch.randint(0, 3, (16, 16), dtype=torch.uint8))
+    changed, same = Light()(image, label)
+    assert changed.dtype == torch.uint8
+    assert changed.shape == image.shape
+    assert not torch.equal(changed, image)
+    assert torch.equal(same, label)
+
+
+def test_light_that_changes_nothing_gives_the_same_values() -> None:
+    image = tv_tensors.Image(torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8))
+    still = Light(0, 1, 1, 1, (1, 1), 0)
+    assert torch.equal(still(image), image)
+
+
+def test_light_keeps_grey_grey_without_a_cast() -> None:
+    image = tv_tensors.Image(
+        torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
+    )
+    torch.manual_seed(3)
+    changed = Light(cast=1, hue=30)(image)
+    assert int((changed.int() - changed[:1].int()).abs().max()) <= 1  # rounding
+    assert not torch.equal(changed, image)
+
+
+def test_aerial_marks_what_lies_outside_the_tile_as_ignored() -> None:
+    augment = augmentation("aerial", [200.0, 200.0, 200.0])
+    assert augment is not None
+    image = tv_tensors.Image(torch.zeros((3, 32, 32), dtype=torch.uint8))
+    label = tv_tensors.Mask(torch.ones((32, 32), dtype=torch.uint8))
+    ids, inside = set(), []
+    torch.manual_seed(0)
+    for _ in range(40):
+        _, moved = augment(image, label)
+        assert moved.shape == (32, 32)
+        ids |= set(moved.flatten().tolist())
+        inside.append(float((moved == 1).float().mean()))
+    assert ids == {1, IGNORE}
+    assert min(inside) > 0.2
+    assert max(inside) == 1.0
+
+
+def test_median_frequency_weights_by_hand() -> None:
+    # Two tiles of 64 labelled pixels; water in both, 32 + 16; olives in both, 24 + 48; road in
+    # the first alone, 8: frequencies 48/128, 72/128 and 8/64.
+    first = np.repeat(np.array([0, 1, 2], np.uint8), [32, 24, 8]).reshape(SIDE, SIDE)
+    second = np.repeat(np.array([0, 1], np.uint8), [16, 48]).reshape(SIDE, SIDE)
+    whole = np.ones((SIDE, SIDE), np.bool_)
+    counts = SplitCounts.of(plain(0, label=first), whole, 3) + SplitCounts.of(
+        plain(0, label=second), whole, 3
+    )
+    frequencies = class_frequencies(counts, CLASSES)
+    assert frequencies == (48 / 128, 72 / 128, 8 / 64)
+    assert median_frequency_weights(frequencies) == (1.0, 0.375 / 0.5625, 3.0)
+
+
+def test_statistics_and_weights_are_of_the_training_split_alone(shard: Shard) -> None:
+    rng = np.random.default_rng(1)
+    tiles = [noise(rng) for _ in range(4)]
+    readers = [
+        shard("a", {"train": tiles[:1], "validation": [plain(255)], "test": [plain(255)]}),
+        shard("b", {"train": tiles[1:]}),
+    ]
+    data = TileData(readers, TrainingSettings(), seed=0)
+    values = np.stack([tile.image for tile in tiles]).astype(np.float64)
+    np.testing.assert_allclose(data.mean, values.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(data.std, values.std(axis=(0, 2, 3)), rtol=1e-12)
+    shares = np.bincount(np.stack([t.label for t in tiles]).ravel()) / (4 * SIDE * SIDE)
+    np.testing.assert_allclose(data.class_weights, np.median(shares) / shares)
+    none = TrainingSettings(class_weights="none")
+    assert TileData(readers, none, seed=0).class_weights == (1.0, 1.0, 1.0)
+
+
+def test_statistics_of_many_pixels_do_not_cancel() -> None:
+    # 1e12 pixels of 200, one of 201: in floating point the variance would be lost.
+    n = 10**12
+    counts = SplitCounts(1, n + 1, (200 * n + 201,), (40_000 * n + 201**2,), (n, 1), (n + 1, n + 1))
+    mean, std = band_statistics(counts)
+    assert mean[0] == pytest.approx(200.0)
+    assert std[0] == pytest.approx(math.sqrt(n) / (n + 1), rel=1e-9)
+    constant = SplitCounts(1, 4, (800,), (160_000,), (4,), (4,))
+    assert band_statistics(constant) == ((200.0,), (1.0,))
+
+
+def test_all_classes_absent_from_training_are_named(shard: Shard) -> None:
+    water = np.zeros((SIDE, SIDE), np.uint8)
+    reader = shard("a", {"train": [plain(1, label=water)], "validation": [plain(1)]})
+    with pytest.raises(TrainingError) as error:
+        TileData([reader], TrainingSettings(), seed=0)
+    assert error.value.items == ("olives", "road")
+    assert "split `train`" in error.value.remedy
+
+
+def test_a_split_without_tiles_or_labels_is_an_error(shard: Shard) -> None:
+    train = shard("a", {"train": [plain(1)]})
+    with pytest.raises(TrainingError, match=r"'validation' has no tiles in any sheet \(a\)"):
+        TileData([train], TrainingSettings(), seed=0)
+    masked = np.full((SIDE, SIDE), IGNORE, np.uint8)
+    blank = shard("b", {"validation": [plain(1, label=masked)]})
+    with pytest.raises(TrainingError, match="'validation' has no labelled pixels"):
+        TileData([train, blank], TrainingSettings(), seed=0)
+    with pytest.raises(TrainingError, match="no shard"):
+        TileData([], TrainingSettings(), seed=0)
+
+
+def test_all_disagreements_of_shards_are_listed(shard: Shard) -> None:
+    readers = [
+        shard("a", {"train": [plain(1)], "validation": [plain(1)]}),
+        shard("b", {"train": [plain(1, bands=4)]}, classes=("water", "olives", "rock")),
+        shard("c", {"train": [plain(1)]}, nomenclature="xyz", pixel=0.25),
+        shard("d", {"train": [plain(1)]}, pixel=0.5 + 1e-10),
+    ]
+    with pytest.raises(TrainingError) as error:
+        TileData(readers, TrainingSettings(), seed=0)
+    assert error.value.items == (
+        "sheet b: bands 4, but 3 in sheet a",
+        "sheet b: classes water, olives, rock, but water, olives, road in sheet a",
+        "sheet c: nomenclature xyz, but abc in sheet a",
+        "sheet c: pixel size 0.25 x 0.25, but 0.5 x 0.5 in sheet a",
+    )
+
+
+def test_the_order_of_the_shards_does_not_matter(shard: Shard) -> None:
+    readers = [
+        shard(name, {"train": [plain(n)], "validation": [plain(n)]})
+        for n, name in enumerate("abcd")
+    ]
+    settings = TrainingSettings(workers=0, augment="none", batch_size=4)
+    seen = [
+        next(iter(TileData(order, settings, seed=0).train_dataloader()))[0]
+        for order in (readers, readers[::-1])
+    ]
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_a_last_batch_that_is_smaller_is_left_out_unless_it_is_the_only_one(shard: Shard) -> None:
+    reader = shard("a", {"train": [plain(n) for n in range(5)], "validation": [plain(0)]})
+
+    def sizes(batch_size: int) -> list[int]:
+        settings = TrainingSettings(workers=0, batch_size=batch_size)
+        return [len(i) for i, _ in TileData([reader], settings, seed=0).train_dataloader()]
+
+    assert sizes(2) == [2, 2]
+    assert sizes(8) == [5]
