@@ -91,7 +91,6 @@ def test_the_demo_settings_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings == config.load(Path("configs/demo.yaml"))
     sheets = config.read_sheets(settings.sheets)
     assert [sheet.split for sheet in sheets.values()] == ["train", "train", "validation", "test"]
-    assert settings.training.max_steps is not None
     assert settings.training.max_minutes is None
     classes = nomenclature.parse(config.read_yaml(settings.nomenclature), "demo")
     assert len(classes) == 6
