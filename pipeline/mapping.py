@@ -63,6 +63,11 @@ class Axis(NamedTuple):
         return _mirrored(np.arange(self.first, self.first + self.seen), length)
 
 
+def best_device() -> torch.device:
+    """The first GPU that the job was given, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def predicted_bands(
     network: nn.Module,
     read: Read,

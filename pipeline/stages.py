@@ -301,10 +301,9 @@ def train(run: Run) -> None:
     }
 
     def card(scores: Mapping[str, Any]) -> checkpoint.ModelCard:
-        environment = checkpoint.environment()
         return checkpoint.ModelCard(
             network=settings.network,
-            encoder=settings.encoder,
+            encoder=networks.encoder_of(settings.network, settings.encoder),
             bands=data.bands,
             pixel_size=data.pixel_size,
             classes=classes.names,
@@ -317,8 +316,7 @@ def train(run: Run) -> None:
             ),
             data={"sheets": used, "pixels": pixels},
             scores=dict(scores),
-            versions=environment["versions"],
-            commit=environment["commit"],
+            **checkpoint.environment(),
         )
 
     # What decides the result; how it is computed (devices, workers, precision's hardware) and
@@ -397,6 +395,7 @@ def map_sheet(run: Run, sheet: str) -> None:
             std=card.std,
             classes=len(classes),
             precision=run.settings.training.precision,
+            device=mapping.best_device(),
             advance=done,
         )
         with (
