@@ -52,6 +52,9 @@ ROUNDS = 16
 SAVING_SHARE = 0.1
 """Share of the time that may go into ``last.ckpt``: epochs of seconds are not all saved."""
 
+SECONDS_BETWEEN_LINES = 60.0
+"""Without a terminal, an epoch that takes longer than this tells of itself in between."""
+
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 logger = logging.getLogger(__name__)
@@ -458,6 +461,7 @@ class _Display:
     def __init__(self, shown: bool) -> None:
         self._shown = shown
         self._bar: Progress | None = None
+        self._said = time.monotonic()
 
     def __enter__(self) -> _Display:
         if self._shown and console.is_terminal:
@@ -478,9 +482,12 @@ class _Display:
 
     def update(self, progress: float, epoch: int, speed: float, loss: float) -> None:
         """Tell of a step."""
+        text = f"epoch {epoch}  {speed:.1f} tiles/s  loss {loss:.3f}"
         if self._bar:
-            text = f"epoch {epoch}  {speed:.1f} tiles/s  loss {loss:.3f}"
             self._bar.update(self._bar.task_ids[0], completed=progress, description=text)
+        elif self._shown and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            logger.info("%s, %.0f %% done", text, 100 * progress)
+            self._said = time.monotonic()
 
     def line(self, text: str) -> None:
         """Tell of an epoch."""
@@ -488,3 +495,4 @@ class _Display:
             console.print(text, highlight=False)
         elif self._shown:
             logger.info("%s", text)
+            self._said = time.monotonic()
