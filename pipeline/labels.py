@@ -1,13 +1,16 @@
 """Class proportions to one class or IGNORE a polygon, and to the pixels of a window.
 
 Polygons are burnt by their row, so that one pass gives the polygon index and, through a table, the
-class. Geometry is moved to the sheet's pixel coordinates first: a window is then a shift by whole
-numbers, which floating point does exactly, so a window burns the same pixels as the whole sheet.
+class. Geometry is moved to the sheet's pixel coordinates first, in steps of a thousand millionth of
+a pixel: a window is then a shift by whole numbers, which floating point does exactly, so a window
+burns the same pixels as the whole sheet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
@@ -18,7 +21,7 @@ from rasterio import features
 from pipeline.config import LabelSettings
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE
-from pipeline.siose import Proportions
+from pipeline.siose import OFF_PERCENT, Proportions
 
 REASONS = (
     "orthophoto_nodata",
@@ -33,6 +36,8 @@ REASONS = (
 """Why a pixel has no class, in the order in which reasons are given: the first one counts."""
 
 _EXACT = 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
+
+_STEP = 2.0**-30  # of a pixel; a coordinate of 2**22 pixels still has as many bits below the point
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def polygon_classes(
     shares = proportions.shares
     largest = shares.argmax(axis=1)
     share = shares[rows, largest]
-    pure = share >= 1 - _EXACT
+    # Not by the share alone: 33.33 + 33.33 + 33.33 % of one class is all of it.
+    rest = shares.sum(axis=1) - share + proportions.unmapped
+    pure = (rest <= _EXACT) & (share >= 1 - OFF_PERCENT / 100 - _EXACT)
     if settings.composite == "mask":
         chosen, reason = pure, REASONS.index("composite")
     else:
@@ -113,7 +120,7 @@ def label_shapes(proportions: Proportions, grid: PixelGrid, settings: LabelSetti
     def pixel_coordinates(points: NDArray[np.float64]) -> NDArray[np.float64]:
         columns = (points[:, 0] - grid.left) / grid.pixel_width
         rows = (points[:, 1] - grid.top) / grid.pixel_height
-        return np.column_stack([columns, rows])
+        return np.round(np.column_stack([columns, rows]) / _STEP) * _STEP
 
     geometry = np.asarray(shapely.transform(proportions.geometry, pixel_coordinates))
     classes, reasons = polygon_classes(proportions, settings)
@@ -141,13 +148,64 @@ def burn(shapes: LabelShapes, window: Window) -> NDArray[np.uint32]:
     if not len(touching):
         return np.zeros((window.height, window.width), np.uint32)
     burnt: NDArray[np.uint32] = features.rasterize(
-        ((shapes.geometry[i], i + 1) for i in touching),
+        _outlines(shapes.geometry[touching], touching + 1, window),
         out_shape=(window.height, window.width),
         transform=Affine(1, 0, window.col, 0, -1, -window.row),
         fill=0,
         dtype="uint32",
     )
     return burnt
+
+
+def _outlines(
+    geometry: NDArray[np.object_], values: NDArray[np.int64], window: Window
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Polygons as GeoJSON with the vertices that matter to a window, and their value to burn.
+
+    A run of vertices beyond one side of the window is cut down to its ends: the edges that cross
+    the window stay as they are, so the pixels do too. GDAL looks at every edge of a polygon on
+    every row of pixels, and a road network has 100 000 of them.
+    """
+    _, points, offsets = shapely.to_ragged_array(geometry, include_z=False)
+    ring_ends, polygon_ends = offsets[0], offsets[1].tolist()
+    rings = len(ring_ends) - 1
+    ring = np.repeat(np.arange(rings), np.diff(ring_ends))
+    kept = _kept(points, ring_ends, window)
+    length = np.bincount(ring[kept], minlength=rings)
+    # A ring that lies beyond one side is its two ends now, and has no pixel in the window.
+    kept &= (length > 2)[ring]
+    length[length <= 2] = 0
+    ends = np.concatenate([[0], np.cumsum(length)]).tolist()
+    vertices = list(zip(points[kept, 0].tolist(), points[kept, 1].tolist(), strict=True))
+    multi = offsets[2].tolist() if len(offsets) > 2 else range(len(geometry) + 1)
+    for row, value in enumerate(values.tolist()):
+        polygons = []
+        for part in range(multi[row], multi[row + 1]):
+            first, last = polygon_ends[part], polygon_ends[part + 1]
+            found = [vertices[ends[i] : ends[i + 1]] for i in range(first, last)]
+            if found[0]:
+                polygons.append([outline for outline in found if outline])
+        if polygons:
+            yield {"type": "MultiPolygon", "coordinates": polygons}, value
+
+
+def _kept(
+    points: NDArray[np.float64], ring_ends: NDArray[np.signedinteger], window: Window
+) -> NDArray[np.bool_]:
+    """Vertices that are not, with both neighbours, beyond the same side of the window."""
+    x, y = points[:, 0], points[:, 1]
+    side = np.zeros(len(points), np.int8)
+    # One side each, also in the corners: a run along two sides would be cut across the window.
+    for number, beyond in enumerate(
+        (x < window.col - 1, x > window.right + 1, y > 1 - window.row, y < -1 - window.bottom), 1
+    ):
+        side[beyond & (side == 0)] = number
+    kept: NDArray[np.bool_] = side == 0
+    kept[1:] |= side[1:] != side[:-1]
+    kept[:-1] |= side[1:] != side[:-1]
+    kept[ring_ends[:-1]] = True
+    kept[ring_ends[1:] - 1] = True
+    return kept
 
 
 def label_window(
