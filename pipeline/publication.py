@@ -22,6 +22,11 @@ from pipeline.errors import OutputError
 
 _MARK = ".draft-"
 
+UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
+)
+"""Error numbers of a disk or quota that is full, and of folders that may not be written."""
+
 
 @contextmanager
 def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
@@ -56,7 +61,7 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         for folder in {path.parent for path in targets}:
             _synced(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in UNWRITABLE:
             raise unwritable(target, error) from error
         raise
     finally:

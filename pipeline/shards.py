@@ -383,7 +383,7 @@ def combined(manifests: Iterable[Manifest], split: str) -> SplitCounts | None:
 
 
 def record_bound(tile_px: int, bands: int, classes: int) -> int:
-    """Upper bound of a record's size in bytes: a zstd frame exceeds its content by 1/256 at most."""
+    """Upper bound of the size of a record in bytes; zstd adds 1/256 to a frame at most."""
     pixels = tile_px * tile_px
     # At worst every pixel is a polygon of its own, with its row and its shares.
     raw = pixels * (bands + 1 + 4)

@@ -312,7 +312,9 @@ def train(run: Run) -> None:
             mean=data.mean,
             std=data.std,
             settings=run.settings.model_dump(
-                mode="json", include={"seed", "labels", "tiling", "training"}
+                mode="json",
+                include={"seed", "labels", "tiling", "training"},
+                exclude={"training": {"devices", "workers"}},
             ),
             data={"sheets": used, "pixels": pixels},
             scores=dict(scores),
