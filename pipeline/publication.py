@@ -8,12 +8,14 @@ processes that are gone are swept away by the next one that publishes the same t
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -33,8 +35,7 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
     """Give draft names for one result of one or several files or folders, and publish them.
 
     The draft of ``a/b.tif`` lies in ``a`` and ends in ``.tif``, so that drivers that look at the
-    suffix behave. Files are renamed in the order given; ``target`` is renamed last, so that
-    whoever waits for it finds the rest.
+    suffix behave. ``target`` is renamed last, so that whoever waits for it finds the rest.
 
     Args:
         target: The file or folder that readers wait for.
@@ -49,10 +50,7 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
     targets = (target, *beside)
     drafts: tuple[Path, ...] = ()
     try:
-        for path in targets:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path)
-        drafts = tuple(_draft_of(path) for path in targets)
+        drafts = _prepared(targets)
         yield drafts
         for draft in drafts:
             _synced(draft)
@@ -76,11 +74,11 @@ def scratch(*places: Path) -> Iterator[tuple[Path, ...]]:
     Args:
         places: Where they would lie; they are named like drafts, and swept up like drafts after
             a kill.
+
+    Raises:
+        OutputError: If a folder cannot be made.
     """
-    for path in places:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-    drafts = tuple(_draft_of(path) for path in places)
+    drafts = _prepared(places)
     try:
         yield drafts
     finally:
@@ -91,14 +89,19 @@ def scratch(*places: Path) -> Iterator[tuple[Path, ...]]:
 def unwritable(target: Path, error: OSError | None = None) -> OutputError:
     """The error of a result that cannot be written, with the room that is left."""
     folder = target.parent
-    while not folder.exists():
+    while not os.path.isdir(folder):  # noqa: PTH112 - False, not an error, where we may not look
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
     reason = error.strerror if error and error.strerror else "the disk may be full"
+    culprit = getattr(error, "filename", None)
+    if culprit and _MARK not in str(culprit) and Path(str(culprit)) != target:
+        reason += f": {culprit}"
+    full = error is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return OutputError(
         f"{target}: cannot be written ({reason}).",
         [f"{free:.2f} GiB are free in {folder}"],
-        "Make room or choose another `run` folder, then start again; nothing half-written is left.",
+        f"{'Make room' if full else 'Mend that'} or choose another `run` folder, then start "
+        "again; nothing half-written is left.",
     )
 
 
@@ -117,11 +120,24 @@ def _draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{_MARK}{token}{path.suffix}")
 
 
+def _prepared(targets: Sequence[Path]) -> tuple[Path, ...]:
+    for path in targets:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file where a folder should be, say
+            raise unwritable(path, error) from error
+        _sweep(path)
+    return tuple(_draft_of(path) for path in targets)
+
+
 def _sweep(target: Path) -> None:
-    host = socket.gethostname()
-    for draft in target.parent.glob(f".{target.name}{_MARK}{host}-*"):
-        owner = draft.name.split(f"{_MARK}{host}-", 1)[1].split("-", 1)[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+    # Of this host alone, whose processes can be asked after: `node` leaves those of `node-1` be.
+    stale = re.compile(
+        re.escape(f".{target.name}{_MARK}{socket.gethostname()}-") + r"(\d+)-[0-9a-f]{8}(\..*)?"
+    )
+    for draft in target.parent.glob(f"{glob.escape(f'.{target.name}{_MARK}')}*"):
+        owner = stale.fullmatch(draft.name)
+        if owner and not psutil.pid_exists(int(owner[1])):
             _removed(draft)
 
 
@@ -131,6 +147,10 @@ def _synced(path: Path) -> None:
         handle = os.open(part, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            # Some network file systems have no fsync of folders (PostgreSQL passes over it too).
+            if not (part.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+                raise
         finally:
             os.close(handle)
 
@@ -140,19 +160,22 @@ def _renamed(draft: Path, target: Path) -> None:
         # A folder cannot be renamed onto a folder that holds files: the old one steps aside first.
         old = draft.with_name(f"{draft.name}.old")
         target.rename(old)
-        draft.rename(target)
-        shutil.rmtree(old)
+        try:
+            draft.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        _removed(old)
     else:
         draft.replace(target)
 
 
 def _removed(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft, ignore_errors=True)
-    else:
-        draft.unlink(missing_ok=True)
-    for sidecar in draft.parent.glob(f"{draft.name}.*"):  # GDAL's .aux.xml, SQLite's journals
-        if sidecar.is_dir():
-            shutil.rmtree(sidecar, ignore_errors=True)
+    sidecars = draft.parent.glob(f"{glob.escape(draft.name)}.*")  # .aux.xml, SQLite's journals
+    for path in (draft, *sidecars):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            sidecar.unlink(missing_ok=True)
+            # What cannot be removed must not hide why it is removed.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
