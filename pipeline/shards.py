@@ -31,9 +31,11 @@ LAYOUT = 1
 """Version of the record and manifest layout; readers refuse another one."""
 
 MANIFEST = "manifest.json"
+_DATA = "data.mdb"
 
 _HEADER = struct.Struct("<4sHHIIIII")
 _MAGIC = b"TSL1"
+_DISK_REASONS = ("No space", "Disk quota", "File too large", "Input/output error")
 _COMMIT_EVERY = 256  # records a transaction: 50 MB at 256 px, few enough syncs to keep up
 
 
@@ -182,33 +184,35 @@ class Manifest:
             }
             splits = {split: (int(a), int(b)) for split, (a, b) in content["splits"].items()}
             grid = PixelGrid(**content["grid"])
+            content |= {"counts": counts, "splits": splits, "grid": grid}
+            content["classes"] = tuple(content["classes"])
+            return Manifest(**content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{source}: is not the manifest of a shard ({error!r}).",
                 remedy="Remove the shard and let `shard` make it again.",
             ) from error
-        content |= {"counts": counts, "splits": splits, "grid": grid}
-        content["classes"] = tuple(content["classes"])
-        return Manifest(**content)
 
 
 def encode(tile: Tile) -> bytes:
     """A tile as one record.
 
     Raises:
-        ValueError: If shapes do not fit together.
+        ValueError: If shapes or types do not fit together.
     """
     bands, rows, cols = tile.image.shape
     if tile.label.shape != (rows, cols) or tile.polygons.shape != (rows, cols):
         raise ValueError(f"image {tile.image.shape}, label {tile.label.shape}")
+    if tile.image.dtype != np.uint8 or tile.label.dtype != np.uint8:
+        raise ValueError(f"image {tile.image.dtype}, label {tile.label.dtype}: both are uint8")
+    if len(tile.proportion_rows) != len(tile.proportions):
+        raise ValueError(f"{len(tile.proportion_rows)} rows, {len(tile.proportions)} proportions")
     # Level 1 on imagery: higher levels cost ten times as much for a few per cent.
-    image = zstandard.ZstdCompressor(level=1).compress(tile.image.tobytes())
-    label = zstandard.ZstdCompressor(level=3).compress(tile.label.tobytes())
+    image = _packed(tile.image.tobytes(), 1)
+    label = _packed(tile.label.tobytes(), 3)
     known = tile.proportion_rows.astype("<u4").tobytes()
     shares = np.ascontiguousarray(tile.proportions, "<f4").tobytes()
-    index = zstandard.ZstdCompressor(level=3).compress(
-        np.ascontiguousarray(tile.polygons, "<u4").tobytes() + known + shares
-    )
+    index = _packed(np.ascontiguousarray(tile.polygons, "<u4").tobytes() + known + shares, 3)
     header = _HEADER.pack(
         _MAGIC, bands, tile.proportions.shape[1], rows, cols,
         len(tile.proportion_rows), len(image), len(label),
@@ -233,15 +237,14 @@ def decode(record: bytes | memoryview, polygons: bool = True) -> Tile:
     magic, bands, classes, rows, cols, known, image_size, label_size = _HEADER.unpack_from(view)
     if magic != _MAGIC:
         raise ValueError(f"not a record: starts with {magic!r}")
-    start = _HEADER.size
-    unpack = zstandard.ZstdDecompressor()
-    image = np.frombuffer(unpack.decompress(view[start : start + image_size]), np.uint8)
+    start, pixels = _HEADER.size, rows * cols
+    image = np.frombuffer(_unpacked(view[start : start + image_size], bands * pixels), np.uint8)
     start += image_size
-    label = np.frombuffer(unpack.decompress(view[start : start + label_size]), np.uint8)
+    label = np.frombuffer(_unpacked(view[start : start + label_size], pixels), np.uint8)
     start += label_size
     if polygons:
-        index = np.frombuffer(unpack.decompress(view[start:]), "<u4").astype(np.uint32, copy=False)
-        pixels = rows * cols
+        unpacked = _unpacked(view[start:], 4 * (pixels + known + known * classes))
+        index = np.frombuffer(unpacked, "<u4").astype(np.uint32, copy=False)
         rows_known = index[pixels : pixels + known]
         shares = index[pixels + known :].view(np.float32).reshape(known, classes)
         index = index[:pixels].reshape(rows, cols)
@@ -254,14 +257,34 @@ def decode(record: bytes | memoryview, polygons: bool = True) -> Tile:
     )
 
 
+def _packed(content: bytes, level: int) -> bytes:
+    # With a checksum: imagery hardly compresses, and a flipped bit in it would pass for a pixel.
+    return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(content)
+
+
+def _unpacked(frame: memoryview, size: int) -> bytes:
+    """Content of a frame.
+
+    Raises:
+        ValueError: If it is damaged or of another size; the size is known before memory is asked.
+    """
+    try:
+        told = zstandard.get_frame_parameters(frame).content_size
+        if told != size:
+            raise ValueError(f"a part of {told} bytes, expected {size}")
+        return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
 class ShardWriter:
     """Writes the records of one shard, in order, into a draft folder.
 
     Args:
         folder: Draft of the shard's folder; made here.
         records: How many records will come.
-        record_bytes: Upper bound of a record's size; the map is sized by it. The file itself
-            only takes what is written.
+        record_bytes: What a record takes at most, as a rule; the map is sized by it, and grows
+            where that is not enough. The file itself only takes what is written.
 
     Raises:
         OutputError: If the disk fills up.
@@ -295,7 +318,12 @@ class ShardWriter:
         if self._next != manifest.tiles:
             raise ValueError(f"{self._next} records, {manifest.tiles} in the manifest")
         self._environment.sync(True)
+        needed = _needed(self._environment)
         self.close()
+        data = self._folder / _DATA
+        if data.stat().st_size < needed:
+            # LMDB does not write pages that it allocated and let go of; readers look at the size.
+            os.truncate(data, needed)
         (self._folder / MANIFEST).write_text(manifest.as_json(), encoding="utf-8")
 
     def close(self) -> None:
@@ -304,22 +332,31 @@ class ShardWriter:
 
     def _commit(self) -> None:
         try:
-            with self._environment.begin(write=True) as transaction:
-                for record in self._waiting:
-                    transaction.put(self._next.to_bytes(8, "big"), record, append=True)
-                    self._next += 1
-        except (lmdb.DiskError, lmdb.Error) as error:
-            if "No space" in str(error) or "Disk quota" in str(error):
+            try:
+                self._put_waiting()
+            except lmdb.MapFullError:
+                room = 2 * (sum(map(len, self._waiting)) + len(self._waiting) * 3 * 4096)
+                self._environment.set_mapsize(self._environment.info()["map_size"] + room)
+                self._put_waiting()
+        except lmdb.Error as error:
+            # A write that the disk cuts short is LMDB's "Input/output error".
+            if any(reason in str(error) for reason in _DISK_REASONS):
                 raise unwritable(self._folder) from error
             raise
+        self._next += len(self._waiting)
         self._waiting.clear()
+
+    def _put_waiting(self) -> None:
+        with self._environment.begin(write=True) as transaction:
+            for key, record in enumerate(self._waiting, self._next):
+                transaction.put(key.to_bytes(8, "big"), record, append=True)
 
 
 class ShardReader:
     """Reads tiles of one shard, in any process and thread.
 
-    The parent only reads the manifest; the LMDB is opened by whoever reads first, once per
-    process: an environment that is carried across a fork makes DataLoader workers hang.
+    The LMDB is opened by whoever reads first, once per process: an environment that is carried
+    across a fork makes DataLoader workers hang, so a forked process lets go of its parent's.
 
     Args:
         folder: The shard's folder.
@@ -362,7 +399,7 @@ class ShardReader:
                 raise self._damaged(position, "it is missing")
             try:
                 return decode(record, polygons)
-            except (ValueError, zstandard.ZstdError) as error:
+            except ValueError as error:
                 raise self._damaged(position, str(error)) from error
 
     def _damaged(self, position: int, why: str) -> InputError:
@@ -383,11 +420,13 @@ def combined(manifests: Iterable[Manifest], split: str) -> SplitCounts | None:
 
 
 def record_bound(tile_px: int, bands: int, classes: int) -> int:
-    """Upper bound of the size of a record in bytes; zstd adds 1/256 to a frame at most."""
+    """Upper bound of the bytes of a record whose tile shows at most 4096 polygons.
+
+    However little of it compresses: zstd adds less than 1/128 to a frame.
+    """
     pixels = tile_px * tile_px
-    # At worst every pixel is a polygon of its own, with its row and its shares.
-    raw = pixels * (bands + 1 + 4)
-    return raw + raw // 128 + 4096 + min(pixels, 4096) * 4 * (1 + classes)
+    raw = pixels * (bands + 1 + 4) + min(pixels, 4096) * 4 * (1 + classes)
+    return raw + raw // 128 + 4096
 
 
 def split_ranges(splits: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -408,16 +447,54 @@ def split_ranges(splits: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 
 _open_lock = threading.Lock()
-_open: dict[tuple[int, str, int], lmdb.Environment] = {}
+_open: dict[tuple[str, int], lmdb.Environment] = {}
 
 
 def _environment(folder: Path) -> lmdb.Environment:
-    """The environment of a folder in this process, opened at most once (lmdb 3 insists)."""
-    # With the inode: a shard that was made anew under the same name is another store.
-    key = (os.getpid(), str(folder.resolve()), (folder / "data.mdb").stat().st_ino)
-    with _open_lock:
-        if key not in _open:
-            _open[key] = lmdb.open(
-                str(folder), readonly=True, lock=False, readahead=False, max_spare_txns=4
-            )
-        return _open[key]
+    """The environment of a folder in this process, opened at most once (lmdb 3 insists).
+
+    Raises:
+        InputError: If there is none, or it is truncated: LMDB maps the file, and a page behind
+            its end kills the process.
+    """
+    try:
+        status = (folder / _DATA).stat()
+        # With the inode: a shard that was made anew under the same name is another store.
+        key = (str(folder.resolve()), status.st_ino)
+        with _open_lock:
+            if key not in _open:
+                environment = lmdb.open(
+                    str(folder), readonly=True, lock=False, readahead=False, max_spare_txns=4
+                )
+                needed = _needed(environment)
+                if status.st_size < needed:
+                    environment.close()
+                    raise _unusable(folder, f"has {status.st_size} bytes of {needed}")
+                _open[key] = environment
+            return _open[key]
+    except (OSError, lmdb.Error) as error:
+        raise _unusable(folder, str(error)) from error
+
+
+def _unusable(folder: Path, why: str) -> InputError:
+    return InputError(
+        f"{folder}: {_DATA} cannot be read: {why}.",
+        remedy="Remove the shard and let `shard` make it again.",
+    )
+
+
+def _needed(environment: lmdb.Environment) -> int:
+    """Bytes up to the last page that an environment uses."""
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
+
+
+def _forget() -> None:
+    """Let go of what a forked process inherited: lmdb 3 takes it for opened by the process."""
+    global _open_lock  # the parent's may be held by a thread that is not here
+    _open_lock = threading.Lock()
+    for environment in _open.values():
+        environment.close()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -43,7 +43,12 @@ def strips_of(windows: Sequence[Window]) -> list[tuple[Window, ...]]:
     strips: list[list[Window]] = []
     for window in windows:
         last = strips[-1] if strips else []
-        if last and window.row == last[0].row and 0 < window.right - last[0].col <= STRIP:
+        if (
+            last
+            and window.row == last[0].row
+            and last[0].col <= window.col
+            and window.right - last[0].col <= STRIP
+        ):
             last.append(window)
         else:
             strips.append([window])
