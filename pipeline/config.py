@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 import os
 import re
@@ -46,11 +47,29 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _written(value: object) -> object:
+    # Numbers are names of files for YAML only if they are quoted; an empty name is the folder
+    # that one happens to stand in; braces are wildcards to Snakemake.
+    if isinstance(value, Path):
+        return value
+    message = ""
+    if not isinstance(value, str):
+        message = f"is the name of a file or folder, not {_shown(value)}{_quotable(value)}"
+    elif not value.strip() or "\0" in value:
+        message = f"is the name of a file or folder, not {_shown(value)}"
+    elif set(value) & set("{}"):
+        message = f"{_shown(value)} has braces in it; use a name without"
+    if message:
+        raise PydanticCustomError("path", "{message}", {"message": message})
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_written)]
 Share = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share)]
 Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Margin = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -97,7 +116,9 @@ class TrainingSettings(Section):
     max_minutes: Positive | None = None
     batch_size: Count = 8
     learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0)] = 1e-2
+    weight_decay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)] = (
+        1e-2
+    )
     class_weights: Literal["median_frequency", "none"] = "median_frequency"
     augment: Literal["none", "geometric", "aerial"] = "geometric"
     patience: Count = 20
@@ -121,10 +142,11 @@ class Settings(Section):
         SettingsError: From :func:`load` and :func:`from_mapping`, with every mistake at once.
     """
 
-    run: Path = Path("run/default")
-    sheets: Path = Path("sheets.csv")
-    nomenclature: Path = Path("nomenclature.yaml")
-    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] = 0
+    run: FilePath = Path("run/default")
+    sheets: FilePath = Path("sheets.csv")
+    nomenclature: FilePath = Path("nomenclature.yaml")
+    # numpy, torch and Python all take seeds of 32 bits.
+    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2**32 - 1)] = 0
     siose: SioseSettings = SioseSettings()
     labels: LabelSettings = LabelSettings()
     tiling: TilingSettings = TilingSettings()
@@ -170,10 +192,16 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
     """
     mistakes: list[str] = []
     settings = Settings()
+    # A section whose lines are all commented out is empty for YAML: nothing of it is overridden.
+    sections = {name for name in Settings.model_fields if _section(name)}
+    given = {key: v for key, v in values.items() if v is not None or key not in sections}
     try:
-        settings = Settings.model_validate(dict(values))
+        settings = Settings.model_validate(given)
     except ValidationError as error:
-        mistakes = [_mistake(dict(item)) for item in error.errors()]
+        # `auto or a number` fails twice, once for each; the number's message says both.
+        mistakes = [
+            _mistake(dict(item)) for item in error.errors() if "literal['auto']" not in item["loc"]
+        ]
     else:
         mistakes = _contradictions(settings)
     if mistakes:
@@ -185,7 +213,7 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
         )
     places = [Path(folder) for folder in folders]
     missing = []
-    found: dict[str, Path] = {}
+    found: dict[str, Path] = {"run": _expanded(settings.run)}
     for key in ("sheets", "nomenclature"):
         path = find(getattr(settings, key), places)
         if path is None:
@@ -220,19 +248,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: If the file is missing, no UTF-8 text, no YAML or no mapping.
     """
+    text = _text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{path}: is not UTF-8 text (byte {error.start}).", remedy="Save it as UTF-8."
-        ) from error
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        if isinstance(error, yaml.reader.ReaderError):
+            before = text[: error.position].split("\n")
+            line, column = len(before), len(before[-1]) + 1
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        tab = "\\t" in str(problem)
         raise SettingsError(
-            f"{path}{where}: is not YAML: {getattr(error, 'problem', error)}."
+            f"{path}, line {line}, column {column}: is not YAML: {problem}.",
+            remedy="Indent with spaces, not tabs." if tab else "",
         ) from error
     if content is None:
         return {}
@@ -253,23 +282,12 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
     Raises:
         SettingsError: With all mistakes of the table at once, by line.
     """
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{path}: is not UTF-8 text (byte {error.start}).", remedy="Save it as UTF-8."
-        ) from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
+    rows = _rows(path)
+    if not rows:
         raise SettingsError(f"{path}: is empty; it needs a header and one line a sheet.")
-    # Spanish spreadsheets save CSV with semicolons.
-    delimiter = ";" if lines[0].count(";") > lines[0].count(",") else ","
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    columns = [name.strip() for name in rows.fieldnames or []]
-    rows.fieldnames = columns
+    columns = [name.lower() for name in rows[0][1]]
+    while columns and not columns[-1]:  # spreadsheets end lines with separators
+        columns.pop()
     known = ("sheet", "orthophoto", "siose", "split", "year")
     mistakes = [f"column {name!r} is missing" for name in known[:4] if name not in columns]
     mistakes += [
@@ -277,12 +295,22 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
         for name in columns
         if name not in known
     ]
+    mistakes += [
+        f"column {name!r} stands there {columns.count(name)} times"
+        for name in known
+        if columns.count(name) > 1
+    ]
     sheets: dict[str, Sheet] = {}
     if not mistakes:
-        for row in rows:
-            sheet, wrong = _sheet_of(
-                {k: (v or "").strip() for k, v in row.items() if k}, rows.line_num, path
-            )
+        for line, cells in rows[1:]:
+            if any(cells[len(columns) :]):
+                mistakes.append(
+                    f"line {line}: has {len(cells)} cells for {len(columns)} columns; a name with "
+                    "a comma in it needs quotes"
+                )
+                continue
+            padded = [*cells, *[""] * len(columns)]
+            sheet, wrong = _sheet_of(dict(zip(columns, padded, strict=False)), line, path)
             mistakes += wrong
             if sheet is None:
                 continue
@@ -319,7 +347,7 @@ def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None =
         f"line {sheet.line}, sheet {sheet.name}: {kind} {path}"
         for sheet in sheets.values()
         for kind, path in (("orthophoto", sheet.orthophoto), ("siose", sheet.siose))
-        if not path.exists() and not (made is not None and path.is_relative_to(made))
+        if not _exists(path) and not (made is not None and path.is_relative_to(made))
     ]
     if missing:
         raise SettingsError(
@@ -344,9 +372,9 @@ def check_run(settings: Settings) -> None:
     begun = read_yaml(path)
     mine = settings.model_dump(mode="json")
     other = [
-        f"{key}: {begun.get(key)} there, {mine[key]} now"
+        f"{key}: {_shown(begun.get(key))} there, {_shown(mine[key])} now"
         for key in ("sheets", "nomenclature")
-        if begun.get(key) is None or Path(begun[key]).resolve() != Path(mine[key]).resolve()
+        if Path(str(begun.get(key, ""))).resolve() != Path(mine[key]).resolve()
     ]
     if other:
         raise SettingsError(
@@ -371,9 +399,9 @@ def claim(settings: Settings) -> None:
 
 def find(path: Path, folders: Iterable[Path]) -> Path | None:
     """The first of: the path itself (from the working directory), or in one of the folders."""
-    path = Path(os.path.expandvars(path)).expanduser()
+    path = _expanded(path)
     for candidate in (path, *(folder / path for folder in folders)):
-        if candidate.exists():
+        if _exists(candidate):
             return candidate
     return None
 
@@ -387,14 +415,81 @@ def fingerprint(*parts: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(merged, sort_keys=True))  # type: ignore[no-any-return]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: of a key given twice, plain YAML drops the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value!r} stands in line {lines[key.value]} already",
+                        problem_mark=key.start_mark,
+                    )
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"{path}, line {line}: is not UTF-8 text.", remedy="Save it as UTF-8."
+        ) from error
+
+
+def _rows(table: Path) -> list[tuple[int, list[str]]]:
+    """Lines of a CSV file that are not blank: number and cells, header first."""
+    text = _text(table)
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    # Spanish spreadsheets save CSV with semicolons; what is copied from one has tabs.
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    rows = []
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                rows.append((reader.line_num, stripped))
+    except csv.Error as error:
+        raise SettingsError(
+            f"{table}, line {reader.line_num}: is not CSV ({error}).",
+            remedy="Look for a quote that is not closed, there or above.",
+        ) from error
+    return rows
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Not ours to look into, or no possible name: whoever opens it says which.
+        return True
+
+
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
     wrong = [
         f"line {line}: {key} is empty" for key in ("sheet", "orthophoto", "siose") if not row[key]
     ]
     name = row["sheet"]
-    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
         wrong.append(
-            f"line {line}: sheet {name!r} becomes part of file names; use letters, digits, - and _"
+            f"line {line}: sheet {name!r} becomes part of file names; use up to 100 letters "
+            "(a to z), digits, - and _"
         )
     split = row["split"].lower()
     allowed = (*SPLITS, "map")
@@ -422,7 +517,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
             result[key] = _merged(result[key], value)
-        else:
+        elif value is not None or not isinstance(result.get(key), Mapping):
             result[key] = value
     return result
 
@@ -455,54 +550,83 @@ def _contradictions(settings: Settings) -> list[str]:
 
 
 def _mistake(item: dict[str, Any]) -> str:
+    # Pydantic puts the parts of a union and the keys' checks into the location.
     location = [
-        str(part) for part in item["loc"] if part not in ("literal['auto']", "constrained-int")
-    ]
-    location = [
-        part for part in location if not re.match(r"^(function-|literal\[|lax-or-strict)", part)
+        str(part)
+        for part in item["loc"]
+        if not re.match(r"^(function-|literal\[|lax-or-strict|constrained-|\[key\]$)", str(part))
     ]
     where = ".".join(location)
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"{where}: is not a setting{_suggestion(location)}"
-    if kind == "literal_error":
-        return (
-            f"{where}: is one of {context['expected'].replace(' or ', ', ')}, not {item['input']!r}"
-        )
-    if kind == "greater_than_equal":
-        return f"{where}: is at least {context['ge']}, not {item['input']!r}"
-    if kind == "greater_than":
-        return f"{where}: is more than {context['gt']}, not {item['input']!r}"
-    if kind in ("int_parsing", "int_type", "int_from_float"):
-        return f"{where}: is a whole number, not {item['input']!r}"
-    if kind in ("float_parsing", "float_type"):
-        return f"{where}: is a number, not {item['input']!r}"
-    if kind in ("bool_parsing", "bool_type"):
-        return f"{where}: is true or false, not {item['input']!r}"
-    if kind in ("model_type", "model_attributes_type"):
-        return f"{where}: is a section; write its settings below it, indented"
+    kind, context, given = item["type"], item.get("ctx", {}), item["input"]
+    shown = _shown(given)
+    auto = " or auto" if where == "training.devices" else ""
+    match kind:
+        case "extra_forbidden" | "invalid_key":
+            return f"{where}: is not a setting{_suggestion(location)}"
+        case "literal_error":
+            allowed = context["expected"].replace(" or ", ", ")
+            return f"{where}: is one of {allowed}, not {shown}{_quotable(given)}"
+        case "greater_than_equal":
+            return f"{where}: is at least {context['ge']}{auto}, not {shown}"
+        case "less_than_equal":
+            return f"{where}: is at most {context['le']}, not {shown}"
+        case "greater_than":
+            return f"{where}: is more than {context['gt']}, not {shown}"
+        case "finite_number":
+            return f"{where}: is a finite number, not {shown}"
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            return f"{where}: is a whole number{auto}, not {shown}"
+        case "float_parsing" | "float_type":
+            point = "; decimals take a point" if "," in str(given) else ""
+            return f"{where}: is a number, not {shown}{point}"
+        case "bool_parsing" | "bool_type":
+            return f"{where}: is true or false, not {shown}"
+        case "string_type":
+            return f"{where}: is a word, not {shown}{_quotable(given)}"
+        case "model_type" | "model_attributes_type":
+            return f"{where}: is a section; write its settings below it, indented"
     message = item["msg"]
     return f"{where}: {message[0].lower() + message[1:]}"
 
 
+def _shown(value: object) -> str:
+    """A value as its author wrote it in YAML."""
+    if value is None:
+        return "nothing"
+    return (
+        {True: "true or yes", False: "false or no"}[value]
+        if isinstance(value, bool)
+        else f"{value!r}"
+    )
+
+
+def _quotable(value: object) -> str:
+    return "; put it in quotes" if isinstance(value, bool | int | float) else ""
+
+
+def _section(name: str) -> type[BaseModel] | None:
+    field = Settings.model_fields.get(name)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
 def _suggestion(location: list[str]) -> str:
-    section: type[BaseModel] = Settings
-    for name in location[:-1]:
-        annotation = section.model_fields[name].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        section = annotation
     word = location[-1]
-    near = _did_you_mean(word, list(section.model_fields))
+    inside = _section(location[0]) if len(location) > 1 else Settings
+    near = _did_you_mean(word, list(inside.model_fields)) if inside else ""
     if near:
         return near
-    for other, field in Settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and word in kind.model_fields:
+    if word.isdigit():
+        return "; decimals take a point"
+    head, _, tail = word.partition(".")
+    if (section := _section(head)) and tail in section.model_fields:
+        return f"; write {tail!r} below {head!r}, indented"
+    for other in Settings.model_fields:
+        if (section := _section(other)) and word in section.model_fields:
             return f"; it belongs to the section '{other}'"
     return ""
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

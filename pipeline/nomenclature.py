@@ -196,10 +196,13 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
         for key in entry:
             if key not in ("name", "covers", "color"):
                 mistakes.append(f"{where}.{key}: is not known; a class has name, covers, color")
-        name, color = str(entry.get("name") or "").strip(), str(entry.get("color") or "")
-        if not name:
+        given, color = entry.get("name"), str(entry.get("color") or "")
+        name = "" if given is None else str(given).strip()
+        if isinstance(given, bool | list | dict):
+            mistakes.append(f"{where}.name: {_shown(given)} is not a name; put it in quotes")
+        elif not name:
             mistakes.append(f"{where}.name: is missing")
-        if name in [c.name for c in classes]:
+        elif name in [c.name for c in classes]:
             mistakes.append(f"{where}.name: {name!r} is the name of an earlier class")
         if not re.fullmatch(r"#[0-9A-Fa-f]{6}", color):
             mistakes.append(
@@ -211,17 +214,15 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
         mistakes.append(f"classes: {len(classes)} are too many; ids run from 0 to {IGNORE - 1}")
     if len(classes) == 1:
         mistakes.append("classes: one class alone leaves nothing to tell apart; name at least two")
-    ignored = _covers(content.get("ignore") or [], "ignore", mistakes, empty=True)
-    aliases = content.get("aliases") or {}
-    if not isinstance(aliases, Mapping):
-        mistakes.append("aliases: is a mapping, label: label")
-        aliases = {}
+    ignored: tuple[str | int, ...] = ()
+    if content.get("ignore") is not None:
+        ignored = _covers(content["ignore"], "ignore", mistakes, empty=True)
+    aliases = _aliases(content.get("aliases"), mistakes)
     if mistakes:
         raise SettingsError(
             f"{source}: the nomenclature cannot be used.", mistakes, "See configs/nomenclatures/."
         )
-    pairs = {str(key).upper(): str(value).upper() for key, value in aliases.items()}
-    return Nomenclature(tuple(classes), ignored, pairs)
+    return Nomenclature(tuple(classes), ignored, aliases)
 
 
 def siose_ar_codelist() -> tuple[Cover, ...]:
@@ -239,11 +240,34 @@ def _covers(
         return ()
     covers: list[str | int] = []
     for cover in given:
-        if isinstance(cover, bool) or not isinstance(cover, str | int):
-            # YAML reads a bare `NO` as false.
-            mistakes.append(f"{where}: {cover!r} is neither a label nor an id; quote it")
-        elif isinstance(cover, str) and not cover.strip().isdigit():
+        if isinstance(cover, bool) or not isinstance(cover, str | int) or cover == "":
+            mistakes.append(f"{where}: {_shown(cover)} is neither a label nor an id; quote it")
+        elif isinstance(cover, str) and not cover.strip().isdecimal():
             covers.append(cover.strip().upper())
         else:
             covers.append(int(cover))
     return tuple(covers)
+
+
+def _aliases(given: object, mistakes: list[str]) -> dict[str, str]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        mistakes.append("aliases: is a mapping, label: label")
+        return {}
+    pairs = {}
+    for key, value in given.items():
+        for label in (key, value):
+            if not isinstance(label, str) or not label.strip():
+                mistakes.append(f"aliases: {_shown(label)} is not a label; put it in quotes")
+                break
+        else:
+            pairs[key.strip().upper()] = value.strip().upper()
+    return pairs
+
+
+def _shown(value: object) -> str:
+    # YAML reads a bare NO as false: say what may have been written.
+    if isinstance(value, bool):
+        return "true (or YES)" if value else "false (or NO)"
+    return "nothing" if value is None else repr(value)
