@@ -482,9 +482,10 @@ def _expanded(path: Path) -> Path:
 
 
 def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
-    wrong = [
-        f"line {line}: {key} is empty" for key in ("sheet", "orthophoto", "siose") if not row[key]
-    ]
+    needed = ["sheet", "orthophoto"]
+    if row["split"].lower() != "map":  # a sheet that is only mapped needs no SIOSE
+        needed.append("siose")
+    wrong = [f"line {line}: {key} is empty" for key in needed if not row[key]]
     name = row["sheet"]
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
         wrong.append(

@@ -218,6 +218,27 @@ def test_the_report_names_the_accuracy_of_the_matrix(run: stages.Run) -> None:
     assert run.paths.report.read_text("utf-8").count("data:image/") >= 4 * len(SHEETS)
 
 
+@pytest.mark.parametrize("kind", ["maps", "labels"])
+def test_a_real_qgis_shows_classes_and_colours_by_itself(
+    run: stages.Run, kind: str, tmp_path: Path, shared_data: Path
+) -> None:
+    checker = shared_data.parent / "tools" / "check_qgis_layer.py"
+    python = Path("/usr/bin/python3")
+    qgis = [str(python), "-c", "import qgis.core"]
+    if not python.exists() or subprocess.run(qgis, check=False, capture_output=True).returncode:
+        pytest.skip("QGIS is not installed (Debian's python3-qgis)")
+    sheet = SHEETS[3]
+    path = run.paths.land_cover_map(sheet) if kind == "maps" else run.paths.label_raster(sheet)
+    legend = {str(i): [c.name, c.color] for i, c in enumerate(run.nomenclature.classes)}
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps(legend), "utf-8")
+    command = [str(python), str(checker), str(path), "--crs", "EPSG:25830", "--nodata", "255"]
+    command += ["--res", "0.5", "--classes", str(classes), "--render", str(tmp_path / "map.png")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["layers"][0]["size"] == [1200, 900]
+
+
 def test_a_map_needs_no_training_files_but_the_weights(run: stages.Run, tmp_path: Path) -> None:
     other = stages.Run(run.settings.model_copy(update={"run": tmp_path / "tiny"}))
     other.paths.best.parent.mkdir(parents=True)
