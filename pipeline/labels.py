@@ -8,6 +8,7 @@ burns the same pixels as the whole sheet.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,10 @@ REASONS = (
 _EXACT = 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
 
 _STEP = 2.0**-30  # of a pixel; a coordinate of 2**22 pixels still has as many bits below the point
+
+# rasterio silences a warning of its own by changing the filters of the process, and two threads
+# that do so leave it loud. Nothing is lost: it holds the interpreter's lock while it burns.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,11 @@ def label_shapes(proportions: Proportions, grid: PixelGrid, settings: LabelSetti
     def pixel_coordinates(points: NDArray[np.float64]) -> NDArray[np.float64]:
         columns = (points[:, 0] - grid.left) / grid.pixel_width
         rows = (points[:, 1] - grid.top) / grid.pixel_height
-        return np.round(np.column_stack([columns, rows]) / _STEP) * _STEP
+        snapped = np.round(np.column_stack([columns, rows]) / _STEP)
+        # Half a step off the centres: GDAL gives an edge that lies on a row of centres to the
+        # polygons on both sides. Now the southern one has it, as the eastern one has across.
+        snapped[:, 1] += 0.5
+        return np.asarray(snapped * _STEP)
 
     geometry = np.asarray(shapely.transform(proportions.geometry, pixel_coordinates))
     classes, reasons = polygon_classes(proportions, settings)
@@ -145,15 +154,13 @@ def burn(shapes: LabelShapes, window: Window) -> NDArray[np.uint32]:
     """
     box = shapely.box(window.col, -window.bottom, window.right, -window.row)
     touching = np.sort(shapes.tree.query(box))
-    if not len(touching):
-        return np.zeros((window.height, window.width), np.uint32)
-    burnt: NDArray[np.uint32] = features.rasterize(
-        _outlines(shapes.geometry[touching], touching + 1, window),
-        out_shape=(window.height, window.width),
-        transform=Affine(1, 0, window.col, 0, -1, -window.row),
-        fill=0,
-        dtype="uint32",
-    )
+    outlines = list(_outlines(shapes.geometry[touching], touching + 1, window))
+    burnt = np.zeros((window.height, window.width), np.uint32)
+    if outlines:
+        with _one_at_a_time:
+            features.rasterize(
+                outlines, out=burnt, transform=Affine(1, 0, window.col, 0, -1, -window.row)
+            )
     return burnt
 
 
@@ -166,6 +173,8 @@ def _outlines(
     the window stay as they are, so the pixels do too. GDAL looks at every edge of a polygon on
     every row of pixels, and a road network has 100 000 of them.
     """
+    if not len(geometry):
+        return
     _, points, offsets = shapely.to_ragged_array(geometry, include_z=False)
     ring_ends, polygon_ends = offsets[0], offsets[1].tolist()
     rings = len(ring_ends) - 1
