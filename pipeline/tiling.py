@@ -229,28 +229,31 @@ def read_plan(
     """Read a plan back, of one sheet or of all.
 
     Raises:
-        InputError: If it is missing or was made with another nomenclature.
+        InputError: If it is missing, damaged, or was made with another nomenclature.
     """
     for path in (plan, ground):
         if not path.exists():
             raise InputError(f"{path}: there is no such file.", remedy="Run tile_plan first.")
-    metadata = json.loads((pyarrow.parquet.read_schema(plan).metadata or {}).get(b"tesela", b"{}"))
+    only = [("sheet", "=", sheet)] if sheet else None
+    try:
+        rows = pyarrow.parquet.read_table(plan, filters=only)
+        parts = pyarrow.parquet.read_table(ground, filters=only)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(
+            f"{plan} or {ground.name}: cannot be read ({error}).", remedy="Run tile_plan again."
+        ) from error
+    metadata = json.loads((rows.schema.metadata or {}).get(b"tesela", b"{}"))
     if metadata.get("nomenclature") != nomenclature.fingerprint:
         raise InputError(
             f"{plan}: was made with another nomenclature ({metadata.get('nomenclature')}, now "
             f"{nomenclature.fingerprint}).",
             remedy="Run label_raster and tile_plan again, or choose another `run` folder.",
         )
-    only = [("sheet", "=", sheet)] if sheet else None
     tiles = tuple(
-        PlannedTile(*_window_row(row), tuple(row["class_pixels"]))
-        for row in pyarrow.parquet.read_table(plan, filters=only).to_pylist()
+        PlannedTile(*_window_row(row), tuple(row["class_pixels"])) for row in rows.to_pylist()
     )
-    parts = tuple(
-        Ground(*_window_row(row))
-        for row in pyarrow.parquet.read_table(ground, filters=only).to_pylist()
-    )
-    return TilePlan(tiles, parts, metadata["nomenclature"], metadata["tile_px"])
+    windows = tuple(Ground(*_window_row(row)) for row in parts.to_pylist())
+    return TilePlan(tiles, windows, metadata["nomenclature"], metadata["tile_px"])
 
 
 def _lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:
