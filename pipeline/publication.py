@@ -53,9 +53,11 @@ def published(target: Path, *beside: Path) -> Iterator[tuple[Path, ...]]:
         drafts = _prepared(targets)
         yield drafts
         for draft in drafts:
-            _synced(draft)
+            for part in (draft, *draft.rglob("*")):
+                _synced(part)
         for draft, path in reversed(list(zip(drafts, targets, strict=True))):
             _renamed(draft, path)
+        # The folder's own entries, not what lies in it: other jobs make and remove drafts there.
         for folder in {path.parent for path in targets}:
             _synced(folder)
     except OSError as error:
@@ -142,17 +144,15 @@ def _sweep(target: Path) -> None:
 
 
 def _synced(path: Path) -> None:
-    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for part in paths:
-        handle = os.open(part, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            # Some network file systems have no fsync of folders (PostgreSQL passes over it too).
-            if not (part.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
-                raise
-        finally:
-            os.close(handle)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems have no fsync of folders (PostgreSQL passes over it too).
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _renamed(draft: Path, target: Path) -> None:
