@@ -5,9 +5,12 @@ All writers write drafts; :mod:`pipeline.publication` publishes them.
 
 from __future__ import annotations
 
+import math
+import re
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # the copy lets GDAL's own errors out
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterioWindow
@@ -35,6 +38,9 @@ BLOCK = 512
 # In bytes: GDAL's own default is 5 % of the node's memory, 25 GB on a large one. (Set through
 # rasterio.Env the value is bytes; the environment variable of that name means megabytes.)
 CACHE_BYTES = 256 * 2**20
+
+# rasterio lets some of GDAL's errors through unchanged, closing a file among them.
+_GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def read_orthophoto(path: Path) -> Orthophoto:
 
     Raises:
         InputError: With everything that is wrong: missing, unreadable, truncated, no CRS,
-            rotated or sheared, not 8-bit, fewer than three bands.
+            rotated or sheared, not 8-bit, fewer than three bands, a mosaic of missing files.
     """
     with _opened(path) as source:
         wrong = _grid_mistakes(source)
@@ -81,15 +87,22 @@ def read_orthophoto(path: Path) -> Orthophoto:
         }  # fmt: skip
         bands = tuple(i for i in source.indexes if i not in alpha)
         if len(bands) < 3:
-            wrong.append(f"has {len(bands)} band(s) of imagery; 3 or more are needed")
+            counted = "1 band" if len(bands) == 1 else f"{len(bands)} bands"
+            paletted = ColorInterp.palette in source.colorinterp
+            wrong.append(
+                f"has {counted} of imagery; 3 or more are needed"
+                + ("; gdal_translate -expand rgb turns its colour table into bands" * paletted)
+            )
         kinds = sorted({source.dtypes[i - 1] for i in bands})
-        if kinds != ["uint8"]:
+        if kinds and kinds != ["uint8"]:
             wrong.append(
                 f"its pixels are {', '.join(kinds)}, not 8-bit (uint8); "
                 "gdal_translate -ot Byte -scale converts"
             )
         if source.driver == "GTiff":
             wrong += _truncation(source, path)
+        if source.driver == "VRT":
+            wrong += [f"is a mosaic of {part}, which is not there" for part in _gone(source)]
         if wrong:
             raise InputError(f"orthophoto {path}: cannot be used.", wrong)
         flags = {flag for band in bands for flag in source.mask_flag_enums[band - 1]}
@@ -117,10 +130,13 @@ def check_alike(orthophotos: Mapping[str, Orthophoto]) -> None:
     Raises:
         InputError: Listing the sheets that differ from the most common kind.
     """
+    # Six digits, not six decimals: pixels of a geographic CRS are millionths of a degree.
     kinds = {
-        sheet: (len(o.bands), round(o.grid.pixel_width, 6), round(o.grid.pixel_height, 6))
+        sheet: (
+            len(o.bands), float(f"{o.grid.pixel_width:.6g}"), float(f"{o.grid.pixel_height:.6g}")
+        )
         for sheet, o in orthophotos.items()
-    }
+    }  # fmt: skip
     counted = list(kinds.values())
     usual = max(counted, key=counted.count, default=None)
     different = [
@@ -149,11 +165,28 @@ def bounds_in(grid: PixelGrid, crs: str) -> tuple[float, float, float, float]:
 def window_bounds_in(
     grid: PixelGrid, window: Window, crs: str
 ) -> tuple[float, float, float, float]:
-    """Bounds of a window in another CRS: left, bottom, right, top."""
+    """Bounds of a window in another CRS: left, bottom, right, top.
+
+    Raises:
+        InputError: If the window is nowhere in that CRS.
+    """
     bounds = grid.bounds_of(window)
     if crs == grid.crs:
         return bounds
-    return tuple(transform_bounds(grid.crs, crs, *bounds, densify_pts=21))
+    try:
+        found = tuple(transform_bounds(grid.crs, crs, *bounds, densify_pts=21))
+    except _GDAL_ERRORS as error:
+        reason = _reason(error)
+    else:
+        if all(map(math.isfinite, found)):
+            return found
+        reason = "its coordinates are outside of what these systems can express"
+    raise InputError(
+        f"({bounds[0]:g}, {bounds[1]:g}) to ({bounds[2]:g}, {bounds[3]:g} in {grid.crs}) cannot "
+        f"be brought to {crs}.",
+        [reason],
+        "Check the coordinate reference systems with gdalinfo and ogrinfo: one of them is wrong.",
+    )
 
 
 class RasterReader:
@@ -184,10 +217,16 @@ class RasterReader:
         self.block_height, self.block_width = source.block_shapes[0]
 
     def read(self, window: Window) -> NDArray[Any]:
-        """Pixels of a window inside the sheet, shape ``(bands, rows, cols)``."""
+        """Pixels of a window inside the sheet, shape ``(bands, rows, cols)``.
+
+        Raises:
+            ValueError: If the window sticks out of the sheet.
+            InputError: If the pixels are damaged.
+        """
+        self._check_inside(window)
         try:
             return self._source().read(self.bands, window=_rasterio(window))  # type: ignore[no-any-return]
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._unreadable(window, error) from error
 
     def read_band(self, window: Window) -> NDArray[Any]:
@@ -196,11 +235,12 @@ class RasterReader:
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """Which pixels have data, shape ``(rows, cols)``: by nodata value, mask or alpha."""
+        self._check_inside(window)
         if not self.masked:
             return np.ones((window.height, window.width), np.bool_)
         try:
             mask = self._source().dataset_mask(window=_rasterio(window))
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._unreadable(window, error) from error
         return np.asarray(mask != 0)
 
@@ -217,7 +257,7 @@ class RasterReader:
             return self._source().read(  # type: ignore[no-any-return]
                 self.bands, out_shape=(len(self.bands), *shape), resampling=how
             )
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._unreadable(self.grid.window, error) from error
 
     def thumbnail_valid(self, most: int) -> NDArray[np.bool_]:
@@ -225,7 +265,11 @@ class RasterReader:
         shape = self._thumbnail_shape(most)
         if not self.masked:
             return np.ones(shape, np.bool_)
-        return np.asarray(self._source().dataset_mask(out_shape=shape) != 0)
+        try:
+            mask = self._source().dataset_mask(out_shape=shape)
+        except _GDAL_ERRORS as error:
+            raise self._unreadable(self.grid.window, error) from error
+        return np.asarray(mask != 0)
 
     def close(self) -> None:
         """Close the datasets of all threads."""
@@ -247,6 +291,14 @@ class RasterReader:
             with self._lock:
                 self._all.append(self._local.source)
         return self._local.source
+
+    def _check_inside(self, window: Window) -> None:
+        # rasterio would cut the window to the sheet and return fewer pixels without a word.
+        if window.intersection(self.grid.window) != window:
+            raise ValueError(
+                f"{window} is not inside the {self.grid.width} x {self.grid.height} pixels of "
+                f"{self.path}"
+            )
 
     def _thumbnail_shape(self, most: int) -> tuple[int, int]:
         factor = max(1.0, max(self.grid.width, self.grid.height) / most)
@@ -288,6 +340,7 @@ class RasterWriter:
     ) -> None:
         self._draft = draft
         self._grid = grid
+        self._dtype = np.dtype(dtype)
         try:
             self._target = rasterio.open(
                 draft, "w", driver="GTiff", width=grid.width, height=grid.height, count=1,
@@ -300,14 +353,29 @@ class RasterWriter:
             if colors:
                 self._target.write_colormap(1, palette(colors))
             self._target.update_tags(**(tags or {}))
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._failed(error) from error
 
     def write(self, window: Window, pixels: NDArray[Any]) -> None:
-        """Write the pixels of a window, shape ``(rows, cols)``."""
+        """Write the pixels of a window, shape ``(rows, cols)``, of the raster's type.
+
+        Raises:
+            ValueError: If shape or type differ, or the window sticks out of the sheet.
+            OutputError: If they cannot be written.
+        """
+        # GDAL would stretch another shape over the window, and clip what does not fit the type.
+        if pixels.shape != (window.height, window.width) or pixels.dtype != self._dtype:
+            raise ValueError(
+                f"pixels of shape {pixels.shape} and type {pixels.dtype} for {window} of a "
+                f"{self._dtype} raster"
+            )
+        if window.intersection(self._grid.window) != window:
+            raise ValueError(
+                f"{window} is not inside {self._grid.width} x {self._grid.height} pixels"
+            )
         try:
             self._target.write(pixels, 1, window=_rasterio(window))
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._failed(error) from error
 
     def close(self) -> None:
@@ -317,7 +385,7 @@ class RasterWriter:
             # GDAL's close tells nobody when the last blocks did not fit: look at the file.
             with rasterio.open(self._draft) as written:
                 missing = _truncation(written, self._draft)
-        except RasterioError as error:
+        except _GDAL_ERRORS as error:
             raise self._failed(error) from error
         if missing:
             raise self._failed(None)
@@ -329,16 +397,12 @@ class RasterWriter:
         if kind is None:
             self.close()
         else:
-            self._target.close()
+            # The draft is lost already: that it cannot be flushed must not hide why.
+            with suppress(*_GDAL_ERRORS):
+                self._target.close()
 
     def _failed(self, error: Exception | None) -> OutputError:
-        failure = unwritable(self._draft)
-        return OutputError(
-            f"{self._grid.width} x {self._grid.height} pixels cannot be written to "
-            f"{self._draft.parent}{f' ({_reason(error)})' if error else ''}.",
-            failure.items,
-            failure.remedy,
-        )
+        return _unwritten(self._draft, self._grid, error)
 
 
 def write_cog(source: Path, draft: Path, overviews: str) -> None:
@@ -360,14 +424,10 @@ def write_cog(source: Path, draft: Path, overviews: str) -> None:
         )  # fmt: skip
         with rasterio.open(draft) as written:
             missing = _truncation(written, draft)
-    except (RasterioError, CPLE_BaseError) as error:
-        raise OutputError(
-            f"{draft.parent}: a map cannot be written ({_reason(error)}).",
-            unwritable(draft).items,
-            "Make room or choose another `run` folder, then start again.",
-        ) from error
+    except _GDAL_ERRORS as error:
+        raise _unwritten(draft, read_grid(source), error) from error
     if missing:
-        raise unwritable(draft)
+        raise _unwritten(draft, read_grid(source), None)
 
 
 def palette(colors: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
@@ -379,9 +439,22 @@ def palette(colors: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
     return table
 
 
+def _unwritten(draft: Path, grid: PixelGrid, error: Exception | None) -> OutputError:
+    failure = unwritable(draft)
+    return OutputError(
+        f"{grid.width} x {grid.height} pixels cannot be written to {draft.parent}"
+        f"{f' ({_reason(error)})' if error else ''}.",
+        failure.items,
+        failure.remedy,
+    )
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    source = _open(path)
+    with warnings.catch_warnings():
+        # Said as an error of ours, with what to do.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        source = _open(path)
     try:
         yield source
     finally:
@@ -389,12 +462,19 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - rasterio ships no types
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.")
+    try:
+        there = path.exists()
+    except OSError as error:  # a folder above it may not be looked into
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    if not there:
+        raise InputError(
+            f"{path}: there is no such file.",
+            remedy="Check the name in the sheets table, or run the step that makes it.",
+        )
     try:
         # sharing=False: a shared dataset would hand two threads the same GDAL handle.
         return rasterio.open(path, sharing=False)
-    except RasterioError as error:
+    except _GDAL_ERRORS as error:
         raise InputError(
             f"{path}: is not a raster that GDAL can read.",
             [_reason(error)],
@@ -406,14 +486,29 @@ def _grid_mistakes(source: Any) -> list[str]:  # noqa: ANN401
     wrong = []
     if source.crs is None:
         wrong.append("has no coordinate reference system; gdal_edit.py -a_srs EPSG:25830 sets one")
+    elif not (source.crs.is_projected or source.crs.is_geographic):
+        wrong.append(
+            "its coordinate reference system is a local one, which says nothing of where it lies; "
+            "gdal_edit.py -a_srs EPSG:25830 sets another"
+        )
     transform = source.transform
+    # Rounding leaves rotations of 1e-15; what does not move a pixel of the sheet is none.
+    skew = max(abs(transform.b) * source.height, abs(transform.d) * source.width)
     if transform.is_identity:
         wrong.append("has no georeference (no geotransform, no world file)")
-    elif transform.b or transform.d:
+    elif skew > 1e-3 * min(
+        math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
+    ):
         wrong.append("its grid is rotated or sheared; gdalwarp makes it north up")
     elif transform.a <= 0 or transform.e >= 0:
         wrong.append("its grid is not north up; gdalwarp makes it so")
     return wrong
+
+
+def _gone(source: Any) -> list[str]:  # noqa: ANN401
+    """Files of a mosaic that are not there; parts that are no plain files are GDAL's to judge."""
+    parts = [part for part in source.files if not re.match(r"/vsi|\w{2,}:", part)]
+    return [part for part in parts if not Path(part).exists()]
 
 
 def _truncation(source: Any, path: Path) -> list[str]:  # noqa: ANN401
