@@ -13,6 +13,7 @@ import platform
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
@@ -68,6 +69,17 @@ Config = Annotated[
 ]
 Sheet = Annotated[str, typer.Option("--sheet", "-s", help="Name of the sheet in the sheets table.")]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=1, help="Threads to use.")]
+
+
+@app.callback()
+def start(
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log", help="File for all that is said; errors are told here too."),
+    ] = None,
+) -> None:
+    """Start logging before any command."""
+    progress.start_logging(log_file)
 
 
 @app.command()
@@ -204,7 +216,6 @@ def doctor() -> None:
 
 def main() -> None:
     """Run a sub-command; exit with the code of the error's kind."""
-    progress.start_logging()
     # A batch system's SIGTERM must leave no draft behind: let `finally` run.
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -218,13 +229,16 @@ def main() -> None:
             raise
         _say(f"The disk is full: {error}.\nMake room, then start again.")
         sys.exit(OutputError.exit_code)
+    except Exception:  # a defect of ours: its traceback goes to the log too, and on to the caller
+        if progress.console.file is not sys.stderr:
+            traceback.print_exc(file=progress.console.file)
+        raise
 
 
 def _hyphenated(arguments: list[str]) -> list[str]:
-    """Arguments with the command by its hyphens: rules and functions are named with underscores."""
-    if arguments and not arguments[0].startswith("-"):
-        return [arguments[0].replace("_", "-"), *arguments[1:]]
-    return arguments
+    """Arguments with commands by their hyphens: rules and functions are named with underscores."""
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    return [a.replace("_", "-") if a in names else a for a in arguments]
 
 
 def _run(paths: list[Path]) -> tuple[ModuleType, Run]:
@@ -237,6 +251,8 @@ def _run(paths: list[Path]) -> tuple[ModuleType, Run]:
 
 
 def _say(message: str) -> None:
+    if progress.console.file is not sys.stderr:
+        progress.console.file.write(f"{message}\n")
     # Not through rich: a message is read by people and by grep, and is never wrapped or styled.
     print(message, file=sys.stderr, flush=True)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -28,20 +28,29 @@ SECONDS_BETWEEN_LINES = 15.0
 """Without a terminal, one line is written about so often: a log is read, not watched."""
 
 
-def start_logging(verbose: bool = False) -> None:
-    """Send what the pipeline says to the standard error stream."""
-    level = logging.DEBUG if verbose else logging.INFO
+def start_logging(log_file: Path | None = None) -> None:
+    """Send what the pipeline says to the standard error stream, or to a file.
+
+    Args:
+        log_file: Gets everything, libraries' warnings too; the terminal is left to errors.
+    """
     handler: logging.Handler
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        # Line by line: whoever follows a job reads along.
+        console.file = log_file.open("w", encoding="utf-8", buffering=1)
+        logging.captureWarnings(True)
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = logging.StreamHandler(console.file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("pipeline")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(level)
+    for name in ("pipeline", "py.warnings", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
 
 
 @contextmanager

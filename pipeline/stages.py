@@ -118,6 +118,10 @@ def class_proportions(run: Run, sheet: str) -> None:
             error.items,
             f"{error.remedy}\nThe polygons are in {problems}.",
         ) from error
+    except InputError as error:
+        raise InputError(
+            f"proportions of sheet {sheet}: {error.what}", error.items, error.remedy
+        ) from error
     if len(odd):
         with published(problems) as (draft,):
             siose.write_problems(odd, draft)

@@ -153,9 +153,10 @@ def test_a_rule_is_one_command_with_one_log(path: Path) -> None:
         shell = re.search(r"    shell:\n((?:        .*\n)+)", body)
         assert shell, name
         command = "".join(re.findall(r'"(.*?)"', shell[1]))
-        assert command.startswith(f"python -m pipeline {name.replace('_', '-')} "), name
-        assert command.endswith("2> {log}"), name
-        assert not re.search(r"[;|]|&&", command), name
+        assert command.startswith(f"python -m pipeline --log {{log}} {name.replace('_', '-')} "), (
+            name
+        )
+        assert not re.search(r"[;|<>]|&&", command), name
         for part in ("log:", "benchmark:", "conda:", "resources:"):
             assert f"    {part}\n" in body, f"{name} has no {part}"
         assert re.search(r'"""\w.*"""|"""\w', body), f"{name} does not say what it does"

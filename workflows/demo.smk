@@ -15,4 +15,4 @@ rule demo_data:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=10,
     shell:
-        "python -m pipeline demo-data --out {params.out} 2> {log}"
+        "python -m pipeline --log {log} demo-data --out {params.out}"

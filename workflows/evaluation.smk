@@ -20,8 +20,8 @@ rule confusion:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=40,
     shell:
-        "python -m pipeline confusion --config {params.config} --sheet {wildcards.sheet} "
-        "--threads {threads} 2> {log}"
+        "python -m pipeline --log {log} confusion --config {params.config} --sheet {wildcards.sheet} "
+        "--threads {threads}"
 
 
 rule report:
@@ -50,4 +50,4 @@ rule report:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline report --config {params.config} 2> {log}"
+        "python -m pipeline --log {log} report --config {params.config}"

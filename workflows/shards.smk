@@ -21,7 +21,7 @@ rule tile_plan:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline tile-plan --config {params.config} --threads {threads} 2> {log}"
+        "python -m pipeline --log {log} tile-plan --config {params.config} --threads {threads}"
 
 
 rule shard:
@@ -48,5 +48,5 @@ rule shard:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline shard --config {params.config} --sheet {wildcards.sheet} "
-        "--threads {threads} 2> {log}"
+        "python -m pipeline --log {log} shard --config {params.config} --sheet {wildcards.sheet} "
+        "--threads {threads}"

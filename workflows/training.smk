@@ -27,4 +27,4 @@ rule train:
         mem_mb=lambda wildcards, attempt: 12_000 * attempt,
         runtime=24 * 60,
     shell:
-        "python -m pipeline train --config {params.config} 2> {log}"
+        "python -m pipeline --log {log} train --config {params.config}"
