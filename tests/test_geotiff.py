@@ -584,6 +584,15 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         RasterWriter(tmp_path / "nowhere" / "a.tif", class_grid(7, 5), "uint8", IGNORE)
 
 
+def test_a_damaged_file_in_the_place_of_the_draft_is_told(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", **TILED, compress="deflate")
+    content = bytearray(path.read_bytes())
+    content[4:8] = (len(content) - 1).to_bytes(4, "little")  # where the directory should begin
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match=r"7 x 5 pixels cannot be written .*TIFFReadDirectory"):
+        RasterWriter(path, class_grid(7, 5), "uint8", IGNORE)
+
+
 def test_an_exception_while_writing_stays_the_one_that_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyError, match="body"),
@@ -608,8 +617,6 @@ source = folder / "source.tif"
 with geotiff.RasterWriter(source, grid, "uint8", 255) as raster:
     raster.write(grid.window, pixels)
 print(source.stat().st_size)
-if limit < 0:
-    sys.exit()
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     with published(folder / "out" / "a.tif") as (draft,):
@@ -617,14 +624,14 @@ try:
             geotiff.write_cog(source, draft, "mode")
         else:
             with geotiff.RasterWriter(draft, grid, "uint8", 255) as raster:
-                for window in grid.blocks(512):
+                for window in grid.blocks(512 if how == "blocks" else size):
                     raster.write(window, pixels[window.slices()])
 except OutputError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("how", ["writer", "cog"])
+@pytest.mark.parametrize("how", ["blocks", "whole", "cog"])
 @pytest.mark.parametrize(
     ("size", "limit"), [(600, 1000), (1200, 0), (1200, 700_000), (1200, 1_200_000)]
 )
