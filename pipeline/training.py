@@ -315,7 +315,10 @@ class _Run:
         """One step of the optimiser; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.model.training_step((images, labels))
+        # Fabric brings only calls of `forward` into its precision; without a strategy that wraps
+        # the module, a step called by name runs in float32.
+        with self.fabric.autocast():
+            loss = self.model.training_step((images, labels))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(value)
