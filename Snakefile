@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline import config as configuration
 from pipeline.paths import RunPaths
+from pipeline.sheets import missing_inputs, read_sheets
 
 if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
@@ -18,9 +19,9 @@ if not workflow.configfiles:
 settings = configuration.from_mapping(
     config, " + ".join(map(str, workflow.configfiles)), [Path(f).parent for f in workflow.configfiles]
 )
-sheets = configuration.read_sheets(settings.sheets)
+sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
-configuration.missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
+missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
 configuration.check_run(settings)
 
 # The rules run with the Python that runs Snakemake, activated or not.

@@ -7,14 +7,11 @@ folder of the file that names them (so that a run's folder can be moved as a who
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,27 +155,6 @@ class Settings(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One row of the sheets table.
-
-    Attributes:
-        name: Name of the sheet, as in every file name of the run.
-        orthophoto: Raster file.
-        siose: SIOSE base.
-        split: What its ground is for; ``map`` is only mapped.
-        year: Year of the orthophoto, if told.
-        line: Line of the table, for messages.
-    """
-
-    name: str
-    orthophoto: Path
-    siose: Path
-    split: Split
-    year: int | None
-    line: int
-
-
 def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path] = ()) -> Settings:
     """Check settings and find the files they name.
 
@@ -248,7 +224,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: If the file is missing, no UTF-8 text, no YAML or no mapping.
     """
-    text = _text(path)
+    text = read_text(path)
     try:
         content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -268,94 +244,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: holds no settings (`key: value` lines).")
     return content
-
-
-def read_sheets(path: Path) -> dict[str, Sheet]:
-    """Read the sheets table.
-
-    Args:
-        path: CSV with a header ``sheet,orthophoto,siose,split`` and optional ``year``.
-
-    Returns:
-        Sheets by name, in the table's order.
-
-    Raises:
-        SettingsError: With all mistakes of the table at once, by line.
-    """
-    rows = _rows(path)
-    if not rows:
-        raise SettingsError(f"{path}: is empty; it needs a header and one line a sheet.")
-    columns = [name.lower() for name in rows[0][1]]
-    while columns and not columns[-1]:  # spreadsheets end lines with separators
-        columns.pop()
-    known = ("sheet", "orthophoto", "siose", "split", "year")
-    mistakes = [f"column {name!r} is missing" for name in known[:4] if name not in columns]
-    mistakes += [
-        f"column {name!r} is not known{_did_you_mean(name, known)}"
-        for name in columns
-        if name not in known
-    ]
-    mistakes += [
-        f"column {name!r} stands there {columns.count(name)} times"
-        for name in known
-        if columns.count(name) > 1
-    ]
-    sheets: dict[str, Sheet] = {}
-    if not mistakes:
-        for line, cells in rows[1:]:
-            if any(cells[len(columns) :]):
-                mistakes.append(
-                    f"line {line}: has {len(cells)} cells for {len(columns)} columns; a name with "
-                    "a comma in it needs quotes"
-                )
-                continue
-            padded = [*cells, *[""] * len(columns)]
-            sheet, wrong = _sheet_of(dict(zip(columns, padded, strict=False)), line, path)
-            mistakes += wrong
-            if sheet is None:
-                continue
-            if sheet.name in sheets:
-                mistakes.append(
-                    f"line {sheet.line}: sheet {sheet.name!r} stands in line "
-                    f"{sheets[sheet.name].line} already"
-                )
-            sheets.setdefault(sheet.name, sheet)
-        if not sheets and not mistakes:
-            mistakes.append("it lists no sheet")
-    if mistakes:
-        raise SettingsError(
-            f"{path}: the sheets table cannot be used.",
-            mistakes,
-            "Its columns are sheet, orthophoto, siose, split (train, validation, test or map) "
-            "and, if you like, year.",
-        )
-    return sheets
-
-
-def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None = None) -> None:
-    """Check that every orthophoto and SIOSE base is there.
-
-    Args:
-        sheets: The sheets table.
-        table: Its file, for the message.
-        made: Folder whose files the workflow makes itself; they may be missing.
-
-    Raises:
-        SettingsError: With all missing files at once.
-    """
-    missing = [
-        f"line {sheet.line}, sheet {sheet.name}: {kind} {path}"
-        for sheet in sheets.values()
-        for kind, path in (("orthophoto", sheet.orthophoto), ("siose", sheet.siose))
-        if not _exists(path) and not (made is not None and path.is_relative_to(made))
-    ]
-    if missing:
-        raise SettingsError(
-            f"{table}: {len(missing)} of the files it names cannot be found.",
-            missing,
-            "Relative paths are looked up from the working directory "
-            f"({Path.cwd()}), then from the folder of the table.",
-        )
 
 
 def check_run(settings: Settings) -> None:
@@ -401,7 +289,7 @@ def find(path: Path, folders: Iterable[Path]) -> Path | None:
     """The first of: the path itself (from the working directory), or in one of the folders."""
     path = _expanded(path)
     for candidate in (path, *(folder / path for folder in folders)):
-        if _exists(candidate):
+        if exists(candidate):
             return candidate
     return None
 
@@ -431,7 +319,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Text of a file that people write: UTF-8, with or without a byte order mark.
+
+    Raises:
+        SettingsError: If it cannot be read or is no UTF-8.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -446,30 +339,8 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _rows(table: Path) -> list[tuple[int, list[str]]]:
-    """Lines of a CSV file that are not blank: number and cells, header first."""
-    text = _text(table)
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    # Spanish spreadsheets save CSV with semicolons; what is copied from one has tabs.
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
-    rows = []
-    try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                rows.append((reader.line_num, stripped))
-    except csv.Error as error:
-        raise SettingsError(
-            f"{table}, line {reader.line_num}: is not CSV ({error}).",
-            remedy="Look for a quote that is not closed, there or above.",
-        ) from error
-    return rows
-
-
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is such a file, as far as one may look."""
     try:
         return path.exists()
     except OSError:
@@ -479,38 +350,6 @@ def _exists(path: Path) -> bool:
 
 def _expanded(path: Path) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
-
-
-def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
-    needed = ["sheet", "orthophoto"]
-    if row["split"].lower() != "map":  # a sheet that is only mapped needs no SIOSE
-        needed.append("siose")
-    wrong = [f"line {line}: {key} is empty" for key in needed if not row[key]]
-    name = row["sheet"]
-    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-        wrong.append(
-            f"line {line}: sheet {name!r} becomes part of file names; use up to 100 letters "
-            "(a to z), digits, - and _"
-        )
-    split = row["split"].lower()
-    allowed = (*SPLITS, "map")
-    if split not in allowed:
-        wrong.append(
-            f"line {line}: split {row['split']!r} is none of {', '.join(allowed)}"
-            f"{_did_you_mean(split, allowed)}"
-        )
-    year = row.get("year", "")
-    if year and not re.fullmatch(r"\d{4}", year):
-        wrong.append(f"line {line}: year {year!r} is not a year such as 2017")
-    if wrong:
-        return None, wrong
-    paths = {}
-    for key in ("orthophoto", "siose"):
-        given = Path(row[key])
-        paths[key] = find(given, [table.parent]) or given
-    return Sheet(
-        name, paths["orthophoto"], paths["siose"], split, int(year) if year else None, line  # type: ignore[arg-type]
-    ), []  # fmt: skip
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -614,7 +453,7 @@ def _section(name: str) -> type[BaseModel] | None:
 def _suggestion(location: list[str]) -> str:
     word = location[-1]
     inside = _section(location[0]) if len(location) > 1 else Settings
-    near = _did_you_mean(word, list(inside.model_fields)) if inside else ""
+    near = did_you_mean(word, list(inside.model_fields)) if inside else ""
     if near:
         return near
     if word.isdigit():
@@ -628,6 +467,7 @@ def _suggestion(location: list[str]) -> str:
     return ""
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message: the known word that is nearest, or nothing."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

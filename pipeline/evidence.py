@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import confusion, geotiff
-from pipeline.config import Sheet
 from pipeline.errors import InputError
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.paths import RunPaths
@@ -20,6 +19,7 @@ from pipeline.reporting import (
     SheetReport,
     read_benchmark,
 )
+from pipeline.sheets import Sheet
 from pipeline.thumbnails import SIDE_PX, SheetThumbnails
 
 STEPS = (

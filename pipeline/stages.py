@@ -30,7 +30,7 @@ from pipeline import (
     styles,
     tiling,
 )
-from pipeline.config import Settings, Sheet
+from pipeline.config import Settings
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
@@ -38,6 +38,7 @@ from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.parallel import computed, ordered
 from pipeline.paths import RunPaths
 from pipeline.publication import published, scratch, write_text
+from pipeline.sheets import Sheet, read_sheets
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Run:
     @cached_property
     def sheets(self) -> dict[str, Sheet]:
         """Its sheets by name."""
-        return config.read_sheets(self.settings.sheets)
+        return read_sheets(self.settings.sheets)
 
     @cached_property
     def nomenclature(self) -> Nomenclature:

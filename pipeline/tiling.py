@@ -22,10 +22,11 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from pipeline.config import SPLITS, Sheet, TilingSettings
+from pipeline.config import SPLITS, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.sheets import Sheet
 
 ReadLabels = Callable[[Window], NDArray[np.uint8]]
 

@@ -23,6 +23,7 @@ ORDER = [
     "publication",
     "nomenclature",
     "config",
+    "sheets",
     "progress",
     "numerals",
     "styles",

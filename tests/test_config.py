@@ -9,6 +9,7 @@ import pytest
 from pipeline import config
 from pipeline.errors import OutputError, SettingsError
 from pipeline.paths import RunPaths
+from pipeline.sheets import Sheet, missing_inputs, read_sheets
 
 TABLE = "sheet,orthophoto,siose,split\n"
 
@@ -41,10 +42,10 @@ def mistakes(folder: Path, text: str | bytes) -> list[str]:
     return list(caught.value.items)
 
 
-def table(folder: Path, text: str | bytes) -> dict[str, config.Sheet]:
+def table(folder: Path, text: str | bytes) -> dict[str, Sheet]:
     path = folder / "table.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return config.read_sheets(path)
+    return read_sheets(path)
 
 
 def table_mistakes(folder: Path, text: str) -> list[str]:
@@ -294,8 +295,8 @@ def test_sheets_are_read_in_order_with_their_files_found(folder: Path) -> None:
     Path("b.tif").touch()
     sheets = table(folder, TABLE + "0722,a.tif,s.gpkg,train\n\n0723,b.tif,s.gpkg,Map\n")
     assert sheets == {
-        "0722": config.Sheet("0722", folder / "a.tif", Path("s.gpkg"), "train", None, 2),
-        "0723": config.Sheet("0723", Path("b.tif"), Path("s.gpkg"), "map", None, 4),
+        "0722": Sheet("0722", folder / "a.tif", Path("s.gpkg"), "train", None, 2),
+        "0723": Sheet("0723", Path("b.tif"), Path("s.gpkg"), "map", None, 4),
     }
     assert list(sheets) == ["0722", "0723"]
 
@@ -401,7 +402,7 @@ def test_all_files_of_the_table_that_are_missing_are_told_but_not_those_to_be_ma
         folder, TABLE + "a,there.tif,no.gpkg,train\nb,made/b.tif,made/s.gpkg,test\nc,no.tif,x,map\n"
     )
     with pytest.raises(SettingsError) as caught:
-        config.missing_inputs(sheets, folder / "table.csv", made=Path("made"))
+        missing_inputs(sheets, folder / "table.csv", made=Path("made"))
     assert list(caught.value.items) == [
         "line 2, sheet a: siose no.gpkg",
         "line 4, sheet c: orthophoto no.tif",
@@ -409,7 +410,7 @@ def test_all_files_of_the_table_that_are_missing_are_told_but_not_those_to_be_ma
     ]
     for name in ("no.gpkg", "no.tif", "x"):
         (folder / name).touch()
-    config.missing_inputs(
+    missing_inputs(
         table(folder, (folder / "table.csv").read_text("utf-8")), folder, made=Path("made")
     )
 

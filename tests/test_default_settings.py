@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipeline import config, nomenclature
+from pipeline.sheets import read_sheets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -89,7 +90,7 @@ def test_the_demo_settings_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     settings = config.load(Path("configs/default.yaml"), Path("configs/demo.yaml"))
     assert settings == config.load(Path("configs/demo.yaml"))
-    sheets = config.read_sheets(settings.sheets)
+    sheets = read_sheets(settings.sheets)
     assert [sheet.split for sheet in sheets.values()] == ["train", "train", "validation", "test"]
     assert settings.training.max_minutes is None
     classes = nomenclature.parse(config.read_yaml(settings.nomenclature), "demo")

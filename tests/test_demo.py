@@ -17,6 +17,7 @@ from rasterio.transform import Affine
 from shapely.geometry import Point
 
 from pipeline import config, demo, landscape, nomenclature
+from pipeline.sheets import read_sheets
 
 SHEET_PX = (420, 300)
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -64,7 +65,7 @@ def test_the_files_are_those_that_the_demo_settings_name(
 ) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     settings = config.load(Path("configs/demo.yaml"))
-    sheets = config.read_sheets(settings.sheets).values()
+    sheets = read_sheets(settings.sheets).values()
     named = {path for sheet in sheets for path in (sheet.orthophoto, sheet.siose)}
     assert named == {settings.run / "data" / path.name for path in folder.iterdir()}
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import tiling
-from pipeline.config import SPLITS, Sheet, Split, TilingSettings
+from pipeline.config import SPLITS, Split, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.sheets import Sheet
 from pipeline.tiling import Ground, PlannedTile, TilePlan
 from tests.siose_fixtures import CLASSES
 

@@ -1,0 +1,177 @@
+"""The sheets table of a run: which orthophoto and SIOSE base, and what the ground is for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import SPLITS, Split, did_you_mean, exists, find, read_text
+from pipeline.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One row of the sheets table.
+
+    Attributes:
+        name: Name of the sheet, as in every file name of the run.
+        orthophoto: Raster file.
+        siose: SIOSE base.
+        split: What its ground is for; ``map`` is only mapped.
+        year: Year of the orthophoto, if told.
+        line: Line of the table, for messages.
+    """
+
+    name: str
+    orthophoto: Path
+    siose: Path
+    split: Split
+    year: int | None
+    line: int
+
+
+def read_sheets(path: Path) -> dict[str, Sheet]:
+    """Read the sheets table.
+
+    Args:
+        path: CSV with a header ``sheet,orthophoto,siose,split`` and optional ``year``.
+
+    Returns:
+        Sheets by name, in the table's order.
+
+    Raises:
+        SettingsError: With all mistakes of the table at once, by line.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise SettingsError(f"{path}: is empty; it needs a header and one line a sheet.")
+    columns = [name.lower() for name in rows[0][1]]
+    while columns and not columns[-1]:  # spreadsheets end lines with separators
+        columns.pop()
+    known = ("sheet", "orthophoto", "siose", "split", "year")
+    mistakes = [f"column {name!r} is missing" for name in known[:4] if name not in columns]
+    mistakes += [
+        f"column {name!r} is not known{did_you_mean(name, known)}"
+        for name in columns
+        if name not in known
+    ]
+    mistakes += [
+        f"column {name!r} stands there {columns.count(name)} times"
+        for name in known
+        if columns.count(name) > 1
+    ]
+    sheets: dict[str, Sheet] = {}
+    if not mistakes:
+        for line, cells in rows[1:]:
+            if any(cells[len(columns) :]):
+                mistakes.append(
+                    f"line {line}: has {len(cells)} cells for {len(columns)} columns; a name with "
+                    "a comma in it needs quotes"
+                )
+                continue
+            padded = [*cells, *[""] * len(columns)]
+            sheet, wrong = _sheet_of(dict(zip(columns, padded, strict=False)), line, path)
+            mistakes += wrong
+            if sheet is None:
+                continue
+            if sheet.name in sheets:
+                mistakes.append(
+                    f"line {sheet.line}: sheet {sheet.name!r} stands in line "
+                    f"{sheets[sheet.name].line} already"
+                )
+            sheets.setdefault(sheet.name, sheet)
+        if not sheets and not mistakes:
+            mistakes.append("it lists no sheet")
+    if mistakes:
+        raise SettingsError(
+            f"{path}: the sheets table cannot be used.",
+            mistakes,
+            "Its columns are sheet, orthophoto, siose, split (train, validation, test or map) "
+            "and, if you like, year.",
+        )
+    return sheets
+
+
+def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None = None) -> None:
+    """Check that every orthophoto and SIOSE base is there.
+
+    Args:
+        sheets: The sheets table.
+        table: Its file, for the message.
+        made: Folder whose files the workflow makes itself; they may be missing.
+
+    Raises:
+        SettingsError: With all missing files at once.
+    """
+    missing = [
+        f"line {sheet.line}, sheet {sheet.name}: {kind} {path}"
+        for sheet in sheets.values()
+        for kind, path in (("orthophoto", sheet.orthophoto), ("siose", sheet.siose))
+        if not exists(path) and not (made is not None and path.is_relative_to(made))
+    ]
+    if missing:
+        raise SettingsError(
+            f"{table}: {len(missing)} of the files it names cannot be found.",
+            missing,
+            "Relative paths are looked up from the working directory "
+            f"({Path.cwd()}), then from the folder of the table.",
+        )
+
+
+def _rows(table: Path) -> list[tuple[int, list[str]]]:
+    """Lines of a CSV file that are not blank: number and cells, header first."""
+    text = read_text(table)
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    # Spanish spreadsheets save CSV with semicolons; what is copied from one has tabs.
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    rows = []
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                rows.append((reader.line_num, stripped))
+    except csv.Error as error:
+        raise SettingsError(
+            f"{table}, line {reader.line_num}: is not CSV ({error}).",
+            remedy="Look for a quote that is not closed, there or above.",
+        ) from error
+    return rows
+
+
+def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
+    needed = ["sheet", "orthophoto"]
+    if row["split"].lower() != "map":  # a sheet that is only mapped needs no SIOSE
+        needed.append("siose")
+    wrong = [f"line {line}: {key} is empty" for key in needed if not row[key]]
+    name = row["sheet"]
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+        wrong.append(
+            f"line {line}: sheet {name!r} becomes part of file names; use up to 100 letters "
+            "(a to z), digits, - and _"
+        )
+    split = row["split"].lower()
+    allowed = (*SPLITS, "map")
+    if split not in allowed:
+        wrong.append(
+            f"line {line}: split {row['split']!r} is none of {', '.join(allowed)}"
+            f"{did_you_mean(split, allowed)}"
+        )
+    year = row.get("year", "")
+    if year and not re.fullmatch(r"\d{4}", year):
+        wrong.append(f"line {line}: year {year!r} is not a year such as 2017")
+    if wrong:
+        return None, wrong
+    paths = {}
+    for key in ("orthophoto", "siose"):
+        given = Path(row[key])
+        paths[key] = find(given, [table.parent]) or given
+    return Sheet(
+        name, paths["orthophoto"], paths["siose"], split, int(year) if year else None, line  # type: ignore[arg-type]
+    ), []  # fmt: skip
