@@ -6,9 +6,11 @@
 """
 
 import sys
+import time
 from pathlib import Path
 
 from pipeline import config as configuration
+from pipeline import networks, nomenclature
 from pipeline.paths import RunPaths
 from pipeline.sheets import missing_inputs, read_sheets
 
@@ -16,12 +18,13 @@ if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
 
 
-settings = configuration.from_mapping(
-    config, " + ".join(map(str, workflow.configfiles)), [Path(f).parent for f in workflow.configfiles]
-)
+STARTED = time.time()
+settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
 missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
+nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
+networks.encoder_of(settings.training.network, settings.training.encoder)
 configuration.check_run(settings)
 
 # The rules run with the Python that runs Snakemake, activated or not.
@@ -43,7 +46,8 @@ onstart:
 
 
 onsuccess:
-    print(paths.summary.read_text("utf-8") if paths.summary.exists() else "")
+    if paths.summary.exists() and paths.summary.stat().st_mtime >= STARTED:
+        print(paths.summary.read_text("utf-8"))
 
 
 include: "workflows/demo.smk"

@@ -206,6 +206,18 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
     return settings.model_copy(update=found)
 
 
+def from_workflow(values: Mapping[str, Any], files: Iterable[str | Path]) -> Settings:
+    """Check what Snakemake has read from settings files and from its command line.
+
+    Raises:
+        SettingsError: With all mistakes at once.
+    """
+    paths = [Path(file) for file in files]
+    for path in paths:
+        read_yaml(path)  # Snakemake's own reader lets a key be given twice
+    return from_mapping(values, " + ".join(map(str, paths)), [path.parent for path in paths])
+
+
 def load(*paths: Path) -> Settings:
     """Read settings files; a later file overrides an earlier one, key by key.
 

@@ -34,7 +34,11 @@ STEPS = (
 
 
 def report_data(
-    paths: RunPaths, sheets: Mapping[str, Sheet], classes: Nomenclature, settings: str
+    paths: RunPaths,
+    sheets: Mapping[str, Sheet],
+    classes: Nomenclature,
+    settings: str,
+    blocks: bool = False,
 ) -> ReportData:
     """Read what a run has made.
 
@@ -43,6 +47,7 @@ def report_data(
         sheets: The sheets table.
         classes: The training classes.
         settings: The settings as YAML.
+        blocks: Whether splits are blocks of ground; the table's splits are not used then.
 
     Raises:
         InputError: If a file that the report needs is missing or is of other classes.
@@ -54,7 +59,7 @@ def report_data(
         names=classes.names,
         colors=classes.colors,
         pixel_area=pixel_width * pixel_height,
-        sheets=[_sheet(paths, sheet, len(classes)) for sheet in sheets.values()],
+        sheets=[_sheet(paths, sheet, blocks) for sheet in sheets.values()],
         settings=settings,
         curves=read_curves(paths.curves),
         card=card,
@@ -92,7 +97,7 @@ def read_benchmarks(paths: RunPaths, sheets: list[str]) -> list[Benchmark]:
     return found
 
 
-def _sheet(paths: RunPaths, sheet: Sheet, classes: int) -> SheetReport:
+def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
     labels = matrix = None
     if sheet.split != "map":
         counts = read_json(paths.label_counts(sheet.name))
@@ -101,7 +106,7 @@ def _sheet(paths: RunPaths, sheet: Sheet, classes: int) -> SheetReport:
         matrix = confusion.from_json(_text(path), str(path))
     return SheetReport(
         sheet.name,
-        sheet.split,
+        "blocks" if blocks and sheet.split != "map" else sheet.split,
         sheet.year,
         labels,
         matrix if matrix and matrix.pixels else None,
@@ -120,7 +125,7 @@ def _thumbnails(paths: RunPaths, sheet: Sheet) -> SheetThumbnails:
         ("mapped", paths.land_cover_map(sheet.name)),
         ("confidence", paths.confidence(sheet.name)),
     ):
-        if path.exists():
+        if path.exists() and (name != "labels" or sheet.split != "map"):
             with geotiff.RasterReader(path) as reader:
                 layers[name] = reader.thumbnail(SIDE_PX)[0]
     if "labels" not in layers:

@@ -256,9 +256,9 @@ class _Predictor:
 
     def _logits(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Tensor:
         pixels = torch.from_numpy(images).to(self.device)
+        # Pixels without data are 0 in the tiles too, whatever the orthophoto's own nodata value.
+        pixels = pixels * torch.from_numpy(valid).to(self.device).unsqueeze(1)
         normal = (pixels.float() - self.mean) / self.std
-        # 0 is the training mean: black or white frames would be a texture that no one trained.
-        normal *= torch.from_numpy(valid).to(self.device).unsqueeze(1)
         with autocast(self.precision, self.device):
             logits: Tensor = self.network(normal.contiguous(memory_format=torch.channels_last))
         expected = (len(images), self.classes, *images.shape[2:])

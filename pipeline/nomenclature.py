@@ -202,6 +202,8 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
             mistakes.append(f"{where}.name: {_shown(given)} is not a name; put it in quotes")
         elif not name:
             mistakes.append(f"{where}.name: is missing")
+        elif name == "unmapped":
+            mistakes.append(f"{where}.name: 'unmapped' is the share of no class; choose another")
         elif name in [c.name for c in classes]:
             mistakes.append(f"{where}.name: {name!r} is the name of an earlier class")
         if not re.fullmatch(r"#[0-9A-Fa-f]{6}", color):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def start_logging(log_file: Path | None = None) -> None:
     """Send what the pipeline says to the standard error stream, or to a file.
 
     Args:
-        log_file: Gets everything, libraries' warnings too; the terminal is left to errors.
+        log_file: Gets everything, libraries' warnings too. A terminal gets plain lines beside it;
+            where there is none, standard error is left to errors.
     """
     handler: logging.Handler
     if log_file is not None:
@@ -46,9 +48,15 @@ def start_logging(log_file: Path | None = None) -> None:
     else:
         handler = logging.StreamHandler(console.file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handlers = [handler]
+    if log_file is not None and sys.stderr.isatty():
+        # Snakemake's jobs share one terminal: lines there, no bars.
+        watched = logging.StreamHandler(sys.stderr)
+        watched.setFormatter(logging.Formatter("%(message)s"))
+        handlers.append(watched)
     for name in ("pipeline", "py.warnings", "lightning.fabric"):
         logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
+        logger.handlers[:] = handlers
         logger.propagate = False
         logger.setLevel(logging.INFO)
 

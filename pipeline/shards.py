@@ -8,6 +8,7 @@ polygons in the tile. Nothing in a shard depends on the number of workers that m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -132,9 +133,10 @@ class Manifest:
         tile_px: Pixels a side.
         classes: Class names in the order of their ids.
         nomenclature: Fingerprint of the nomenclature.
-        source: Checksum of the orthophoto and of the labels.
+        source: Checksum of the orthophoto's file.
         splits: First position and the one behind the last of each split's tiles.
         counts: Counts by split.
+        records: Checksum of all records in their order: of every pixel and label.
     """
 
     layout: int
@@ -147,6 +149,7 @@ class Manifest:
     source: str
     splits: Mapping[str, tuple[int, int]]
     counts: Mapping[str, SplitCounts]
+    records: str = ""
 
     @property
     def tiles(self) -> int:
@@ -295,6 +298,7 @@ class ShardWriter:
         self._folder = folder
         self._waiting: list[bytes] = []
         self._next = 0
+        self._hash = hashlib.blake2b(digest_size=16)
         # A record takes whole 4 KiB overflow pages, and its key a share of a branch page.
         size = (records + 64) * (record_bytes + 3 * 4096) + 2**20
         # No lock file: the draft has one writer, and the published shard only readers.
@@ -304,9 +308,15 @@ class ShardWriter:
 
     def put(self, record: bytes) -> None:
         """Append a record."""
+        self._hash.update(record)
         self._waiting.append(record)
         if len(self._waiting) >= _COMMIT_EVERY:
             self._commit()
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the records so far."""
+        return self._hash.hexdigest()
 
     def finish(self, manifest: Manifest) -> None:
         """Commit what waits, sync, and write the manifest.

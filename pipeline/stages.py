@@ -270,6 +270,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
                     source=_checksum(orthophoto.path),
                     splits=shards.split_ranges([tile.split for tile in tiles]),
                     counts=counts,
+                    records=writer.checksum,
                 )
             )
         finally:
@@ -326,11 +327,12 @@ def train(run: Run) -> None:
             **checkpoint.environment(),
         )
 
-    # What decides the result; how it is computed (devices, workers, precision's hardware) and
-    # how long it may take can change between two starts of the same training.
+    # What decides the result; on how many devices and workers may change between two starts.
+    weights = Path(settings.encoder_weights)
     fingerprint = config.fingerprint(
         {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
         {"training": settings.model_dump(mode="json", exclude={"devices", "workers"})},
+        {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
     )
     summary = training.fit(
@@ -373,6 +375,9 @@ def map_sheet(run: Run, sheet: str) -> None:
     outputs = [target, *_sidecars(target)]
     if settings.confidence:
         outputs += [confidence, confidence.with_suffix(".qml")]
+    else:  # of an earlier map: it would be shown beside this one
+        confidence.unlink(missing_ok=True)
+        confidence.with_suffix(".qml").unlink(missing_ok=True)
     tags = {NOMENCLATURE_TAG: classes.fingerprint, "TESELA_CHECKPOINT": _checksum(paths.best)}
     class_pixels = np.zeros(256, np.int64)
     # The COG driver copies a finished raster: the plain ones live as drafts beside the target.
@@ -456,7 +461,9 @@ def report(run: Run) -> None:
     from pipeline import evidence, figures, reporting
 
     paths = run.paths
-    data = evidence.report_data(paths, run.sheets, run.nomenclature, run.settings.as_yaml())
+    blocks = run.settings.tiling.split == "blocks"
+    text = run.settings.as_yaml()
+    data = evidence.report_data(paths, run.sheets, run.nomenclature, text, blocks)
     matrix = data.matrix or ConfusionMatrix.empty(run.nomenclature.names)
     scores = matrix.scores()
     lines = [
@@ -465,12 +472,12 @@ def report(run: Run) -> None:
         f"Maps: {paths.land_cover_map('*')}",
     ]
     outputs = (paths.report, paths.scores, paths.matrix, paths.matrix_picture, paths.summary)
-    with published(*outputs) as (page, numbers, table, picture, text):
+    with published(*outputs) as (page, numbers, table, picture, brief):
         page.write_text(reporting.render_report(data), "utf-8")
         numbers.write_text(matrix.as_json(), "utf-8")
         table.write_text(matrix.as_csv(), "utf-8")
         picture.write_bytes(figures.confusion_picture(matrix))
-        text.write_text("\n".join(lines) + "\n", "utf-8")
+        brief.write_text("\n".join(lines) + "\n", "utf-8")
     for line in lines:
         log.info("%s", line)
 

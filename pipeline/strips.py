@@ -67,6 +67,8 @@ def cut(windows: Sequence[Window], sources: Sources) -> Iterator[tuple[Tile, NDA
     assert strip is not None
     image, valid = sources.image(strip), sources.valid(strip)
     classes, polygons = sources.label(strip), sources.polygons(strip)
+    # One value for what is not there: a sheet's own nodata value would be a texture to learn.
+    image = np.where(valid, image, np.uint8(0))
     beyond = [(0, whole.height - strip.height), (0, whole.width - strip.width)]
     image = np.pad(image, [(0, 0), *beyond])
     valid = np.pad(valid, beyond)

@@ -291,7 +291,9 @@ class _Run:
         state.stopped_because, state.elapsed = ended, self.elapsed
         if self.fabric.is_global_zero:
             self._publish_curves()
-            self._save()
+            # The best weights are saved at once: a workflow removes the outputs of a training
+            # that failed, and `last.ckpt` is none.
+            self._save(at_once=state.best.get("epoch") == state.epoch)
         display.line(self._told(row, speed))
 
     def _validated(self) -> dict[str, Any]:
@@ -332,8 +334,8 @@ class _Run:
     def _diverged(self, loss: float) -> TrainingError:
         best = self.state.best
         kept = (
-            f"The best weights so far (epoch {best['epoch']}, mIoU {best['mean_iou']:.3f}) stay in "
-            f"{self.folder}."
+            f"The best weights so far (epoch {best['epoch']}, mIoU {best['mean_iou']:.3f}) are in "
+            f"{self.last}."
             if best
             else "There are no weights yet."
         )
@@ -405,10 +407,11 @@ class _Run:
             writer.writerow([_cell(row.get(column)) for column in columns])
         write_text(self.folder / "curves.csv", table.getvalue())
 
-    def _save(self) -> None:
+    def _save(self, at_once: bool) -> None:
         """Save where training stands, unless that was done a moment ago."""
         now = time.monotonic()
-        if not self.state.stopped_because and self._saving > SAVING_SHARE * (now - self._saved_at):
+        recent = self._saving > SAVING_SHARE * (now - self._saved_at)
+        if recent and not at_once and not self.state.stopped_because:
             return
         content = {
             "layout": LAYOUT,

@@ -154,9 +154,9 @@ def test_a_rule_is_one_command_with_one_log(path: Path) -> None:
         shell = re.search(r"    shell:\n((?:        .*\n)+)", body)
         assert shell, name
         command = "".join(re.findall(r'"(.*?)"', shell[1]))
-        assert command.startswith(f"python -m pipeline --log {{log}} {name.replace('_', '-')} "), (
-            name
-        )
+        assert command.startswith(
+            f"python -m pipeline --log {{log:q}} {name.replace('_', '-')} "
+        ), name
         assert not re.search(r"[;|<>]|&&", command), name
         for part in ("log:", "benchmark:", "conda:", "resources:"):
             assert f"    {part}\n" in body, f"{name} has no {part}"

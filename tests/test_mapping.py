@@ -172,13 +172,13 @@ def test_an_overlap_smaller_than_the_receptive_field_shows_seams() -> None:
     assert not differ[34:62, 34:62].any()
 
 
-def test_pixels_without_data_have_no_class_and_look_like_the_mean() -> None:
+def test_pixels_without_data_have_no_class_and_look_as_they_do_in_tiles() -> None:
     network = Neighbourhood(bands=1, classes=4)
     image = noise(1, 40, 50)
     valid = np.ones((40, 50), bool)
     valid[:, :20] = False
     valid[30, 33] = False
-    filled = np.where(valid, image, 90).astype(np.uint8)
+    filled = np.where(valid, image, 0).astype(np.uint8)
     expected, expected_confidence = sheet_map(network, filled, classes=4, mean=90.0)
     image[:, ~valid] = 255
     classes, confidence = sheet_map(network, image, valid, classes=4, mean=90.0)

@@ -458,3 +458,53 @@ def test_a_disk_that_fills_up_leaves_nothing(copied: stages.Run, step: str, limi
     assert "GiB are free" in done.stderr
     assert "Traceback" not in done.stderr
     assert _files(folder) == before
+
+
+def test_pixels_without_data_are_0_in_tiles_whatever_the_nodata_value() -> None:
+    from pipeline.grid import PixelGrid, Window
+    from pipeline.strips import Sources, cut
+
+    valid = np.array([[True, False], [True, True]])
+    sources = Sources(
+        PixelGrid("EPSG:25830", 0.0, 0.0, 1.0, 1.0, 2, 2),
+        image=lambda window: np.full((3, 2, 2), 255, np.uint8),
+        valid=lambda window: valid,
+        label=lambda window: np.zeros((2, 2), np.uint8),
+        polygons=lambda window: np.ones((2, 2), np.uint32),
+        shares=np.ones((2, 1), np.float32),
+    )
+    ((tile, _),) = cut([Window(0, 0, 2, 2)], sources)
+    np.testing.assert_array_equal(tile.image, np.broadcast_to(valid * 255, (3, 2, 2)))
+
+
+def test_a_map_without_confidence_leaves_no_older_one_beside_it(copied: stages.Run) -> None:
+    mapping = copied.settings.mapping.model_copy(update={"confidence": False})
+    changed = stages.Run(copied.settings.model_copy(update={"mapping": mapping}))
+    before = copied.paths.land_cover_map(SHEETS[3]).read_bytes()
+    stages.map_sheet(changed, SHEETS[3])
+    assert not copied.paths.confidence(SHEETS[3]).exists()
+    assert not copied.paths.confidence(SHEETS[3]).with_suffix(".qml").exists()
+    assert copied.paths.land_cover_map(SHEETS[3]).read_bytes() == before
+    stages.report(changed)
+
+
+def test_a_run_split_by_blocks_says_so_in_its_report(data: Path, tmp_path: Path) -> None:
+    tiling = {"split": "blocks", "block_px": 300, "test_share": 0.3, "validation_share": 0.2}
+    run = stages.Run(_settings(tmp_path, data, "blocks", tiling=tiling))
+    _until_shards(run, threads=2)
+    stages.train(run)
+    splits = set()
+    for sheet in SHEETS:
+        splits |= set(ShardReader(run.paths.shard(sheet)).manifest.splits)
+        stages.map_sheet(run, sheet)
+        stages.confusion(run, sheet)
+    assert splits == {"train", "validation", "test"}
+    stages.report(run)
+    page = run.paths.report.read_text("utf-8")
+    assert "blocks" in page
+    total = 0
+    for sheet in SHEETS:
+        matrix = from_json(run.paths.confusion(sheet).read_text("utf-8"), sheet)
+        total += matrix.pixels
+    scores = json.loads(run.paths.scores.read_text("utf-8"))["scores"]
+    assert 0 < total == scores["pixels"]

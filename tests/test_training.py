@@ -266,8 +266,8 @@ class KilledError(Exception):
 def kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     save = training._Run._save
 
-    def saved_then_killed(self: training._Run) -> None:
-        save(self)
+    def saved_then_killed(self: training._Run, at_once: bool) -> None:
+        save(self, at_once)
         if self.state.epoch == epoch:
             raise KilledError
 

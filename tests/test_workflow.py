@@ -203,3 +203,51 @@ def test_the_slurm_profile_is_valid(finished: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "slurm_partition=gpu" in done.stdout + done.stderr
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("training: {network: unett}", "unet"),
+        ("seed: 1\nseed: 2", "stands in line 1 already"),
+        ("nomenclature: bad.yaml", "classes: is a list"),
+    ],
+)
+def test_networks_nomenclatures_and_doubled_keys_are_checked_before_anything_runs(
+    tmp_path: Path, setting: str, text: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text("classes: nonsense\n", "utf-8")
+    settings = tmp_path / "wrong.yaml"
+    settings.write_text(f"{setting}\n", "utf-8")
+    done = _snakemake(tmp_path, "--dry-run", "--configfile", _configs(tmp_path)[0], str(settings))
+    assert done.returncode != 0
+    assert text in done.stderr + done.stdout
+
+
+@pytest.mark.workflow
+def test_a_run_folder_with_spaces_reaches_the_commands_whole(finished: Path) -> None:
+    done = _snakemake(
+        finished, "--dry-run", "--printshellcmds", "--configfile", *_configs(finished),
+        "--config", "run=my runs/the $one", "--until", "class_proportions",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--config 'my runs/the $one/settings.yaml'" in done.stdout + done.stderr
+
+
+@pytest.mark.workflow
+def test_a_sheet_that_is_only_mapped_reruns_no_training(finished: Path) -> None:
+    table = (ROOT / "configs" / "demo_sheets.csv").read_text("utf-8")
+    added = finished / "added.csv"
+    added.write_text(f"{table.rstrip()}\n0722-9,run/demo/data/0722-1.tif,,map,\n", "utf-8")
+    edited = finished / "added.yaml"
+    edited.write_text(f"sheets: {added}\n", "utf-8")
+    settings = finished / "run" / "demo" / "settings.yaml"
+    before = settings.read_text("utf-8")
+    settings.write_text(
+        before.replace(str(ROOT / "configs" / "demo_sheets.csv"), str(added)), "utf-8"
+    )
+    try:
+        assert _planned(finished, str(edited)) == {"map_sheet", "report"}
+    finally:
+        settings.write_text(before, "utf-8")

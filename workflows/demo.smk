@@ -15,4 +15,4 @@ rule demo_data:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=10,
     shell:
-        "python -m pipeline --log {log} demo-data --out {params.out}"
+        "python -m pipeline --log {log:q} demo-data --out {params.out:q}"

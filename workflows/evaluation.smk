@@ -20,7 +20,7 @@ rule confusion:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=40,
     shell:
-        "python -m pipeline --log {log} confusion --config {params.config} --sheet {wildcards.sheet} "
+        "python -m pipeline --log {log:q} confusion --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
 
 
@@ -50,4 +50,4 @@ rule report:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline --log {log} report --config {params.config}"
+        "python -m pipeline --log {log:q} report --config {params.config:q}"

@@ -19,7 +19,7 @@ rule class_proportions:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=20,
     shell:
-        "python -m pipeline --log {log} class-proportions --config {params.config} --sheet {wildcards.sheet}"
+        "python -m pipeline --log {log:q} class-proportions --config {params.config:q} --sheet {wildcards.sheet}"
 
 
 rule label_raster:
@@ -45,5 +45,5 @@ rule label_raster:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=40,
     shell:
-        "python -m pipeline --log {log} label-raster --config {params.config} --sheet {wildcards.sheet} "
+        "python -m pipeline --log {log:q} label-raster --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"

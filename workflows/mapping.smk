@@ -19,4 +19,4 @@ rule map_sheet:
         mem_mb=lambda wildcards, attempt: 6_000 * attempt,
         runtime=240,
     shell:
-        "python -m pipeline --log {log} map-sheet --config {params.config} --sheet {wildcards.sheet}"
+        "python -m pipeline --log {log:q} map-sheet --config {params.config:q} --sheet {wildcards.sheet}"

@@ -2,7 +2,6 @@ rule tile_plan:
     """Choose the windows that become tiles, and the split of the ground they lie on."""
     input:
         labels=expand(paths.label_raster("{sheet}"), sheet=LABELLED),
-        sheets=settings.sheets,
     output:
         paths.tile_plan,
         paths.ground,
@@ -12,6 +11,7 @@ rule tile_plan:
         paths.benchmark("tile_plan")
     params:
         section=settings.tiling.model_dump_json(),
+        splits=[f"{sheet.name}: {sheet.split}" for sheet in sheets.values() if sheet.split != "map"],
         seed=settings.seed,
         config=paths.settings,
     conda:
@@ -21,7 +21,7 @@ rule tile_plan:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline --log {log} tile-plan --config {params.config} --threads {threads}"
+        "python -m pipeline --log {log:q} tile-plan --config {params.config:q} --threads {threads}"
 
 
 rule shard:
@@ -48,5 +48,5 @@ rule shard:
         mem_mb=lambda wildcards, attempt: 3_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline --log {log} shard --config {params.config} --sheet {wildcards.sheet} "
+        "python -m pipeline --log {log:q} shard --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"

@@ -27,4 +27,4 @@ rule train:
         mem_mb=lambda wildcards, attempt: 12_000 * attempt,
         runtime=24 * 60,
     shell:
-        "python -m pipeline --log {log} train --config {params.config}"
+        "python -m pipeline --log {log:q} train --config {params.config:q}"
