@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,9 @@ from pipeline.publication import write_text
 
 Split = Literal["train", "validation", "test", "map"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+MOST_METRES = 1000.0
+"""Wider strips along outlines are slips of the pen: the coarsest land-cover maps hold 100 m."""
 
 
 def _share(value: float) -> float:
@@ -61,12 +65,29 @@ def _written(value: object) -> object:
     return value
 
 
+def _metres(value: object) -> float | str:
+    # Here and not by the union of both types, which would tell each mistake twice.
+    if value == "source":
+        return "source"
+    try:
+        number = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        number = math.nan
+    if 0 <= number <= MOST_METRES:
+        return number
+    message = f"is metres from 0 to {MOST_METRES:g}, or source, not {_shown(value)}"
+    if "," in str(value):
+        message += "; decimals take a point"
+    raise PydanticCustomError("metres", "{message}", {"message": message})
+
+
 FilePath = Annotated[Path, BeforeValidator(_written)]
 Share = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share)]
 Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Margin = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Metres = Annotated[float | Literal["source"], BeforeValidator(_metres)]
 
 
 class Section(BaseModel):
@@ -87,7 +108,9 @@ class LabelSettings(Section):
 
     composite: Literal["dominant", "mask"] = "dominant"
     min_share: Share = 0.5
+    min_margin: Share = 0.0
     boundary_px: Margin = 0
+    boundary_m: Metres = 0.0
 
 
 class TilingSettings(Section):

@@ -8,18 +8,21 @@ burns the same pixels as the whole sheet.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio import features
 
 from pipeline.config import LabelSettings
+from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE
 from pipeline.siose import OFF_PERCENT, Proportions
@@ -32,11 +35,14 @@ REASONS = (
     "unmapped",
     "composite",
     "below_min_share",
+    "below_min_margin",
     "boundary",
 )
 """Why a pixel has no class, in the order in which reasons are given: the first one counts."""
 
 _EXACT = 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
+
+_SLACK = 1e-6  # of a pixel: 1.1 m are 11 pixels of 0.1 m, and 1.1 / 0.1 is a little more
 
 _STEP = 2.0**-30  # of a pixel; a coordinate of 2**22 pixels still has as many bits below the point
 
@@ -88,13 +94,19 @@ def polygon_classes(
     """The class of each polygon, or why it has none.
 
     A polygon whose covers all belong to one class has that class. Of the others, ``dominant``
-    takes the largest class if its share of the whole polygon is at least ``min_share`` (a tie has
-    no largest), and ``mask`` takes none.
+    takes the largest class if its share of the whole polygon is at least ``min_share`` and leads
+    the second class by at least ``min_margin`` (a tie never has a class; covers of no class are no
+    second), and ``mask`` takes none. Too small a share is told before too small a lead.
 
     Returns:
         Class ids and positions in :data:`REASONS` (255 where there is a class), both uint8, shape
         ``(n,)``.
+
+    Raises:
+        ValueError: If a polygon is not interpreted for a reason that :data:`REASONS` has not.
     """
+    if strange := {*proportions.reasons.tolist()} - {"", *REASONS}:
+        raise ValueError(f"reasons {sorted(map(str, strange))} are none of {', '.join(REASONS)}")
     count = len(proportions.shares)
     rows = np.arange(count)
     shares = proportions.shares
@@ -104,15 +116,18 @@ def polygon_classes(
     rest = shares.sum(axis=1) - share + proportions.unmapped
     pure = (rest <= _EXACT) & (share >= 1 - OFF_PERCENT / 100 - _EXACT)
     if settings.composite == "mask":
-        chosen, reason = pure, REASONS.index("composite")
+        reasons = np.full(count, REASONS.index("composite"), np.uint8)
     else:
         others = shares.copy()
         others[rows, largest] = 0
-        lead = share > others.max(axis=1) + _EXACT
-        chosen = pure | (lead & (share >= settings.min_share - _EXACT) & (share > 0))
-        reason = REASONS.index("below_min_share")
-    classes = np.where(chosen, largest, IGNORE).astype(np.uint8)
-    reasons = np.where(chosen, 255, reason).astype(np.uint8)
+        lead = share - others.max(axis=1)
+        reasons = np.full(count, 255, np.uint8)
+        # A tie is no lead, even where no lead is asked for.
+        small = (lead < settings.min_margin - _EXACT) | (lead <= _EXACT)
+        reasons[small] = REASONS.index("below_min_margin")
+        reasons[share < settings.min_share - _EXACT] = REASONS.index("below_min_share")
+    reasons[pure] = 255
+    classes = largest.astype(np.uint8)
     for position, name in enumerate(REASONS):
         reasons[proportions.reasons == name] = position
     classes[reasons != 255] = IGNORE
@@ -217,11 +232,52 @@ def _kept(
     return kept
 
 
+def outline_margin(settings: LabelSettings, grid: PixelGrid, tolerance_m: float) -> tuple[int, int]:
+    """Rows and columns to mask on each side of an outline: ``boundary_px`` or ``boundary_m``.
+
+    The wider one counts. Metres are rounded up to whole pixels, and no margin is wider than the
+    sheet. Pixels of a geographic sheet are as large as at its centre latitude.
+
+    Args:
+        settings: ``boundary_px``, and ``boundary_m`` in metres or ``source``.
+        grid: The sheet's grid.
+        tolerance_m: Positional tolerance of the polygons' source in metres, NaN if not known.
+
+    Raises:
+        InputError: If ``boundary_m`` is ``source`` and the source's tolerance is not known.
+
+    Source:
+        Radii of the meridian and of the parallel: Snyder (1987), Map Projections: A Working Manual,
+        USGS Professional Paper 1395, chapter 4.
+    """
+    metres = tolerance_m if settings.boundary_m == "source" else settings.boundary_m
+    if not (math.isfinite(metres) and metres >= 0):
+        raise InputError(
+            "labels.boundary_m: source: the positional tolerance of the SIOSE base is not known.",
+            remedy="Write it in metres, such as `boundary_m: 5`.",
+        )
+    crs = pyproj.CRS(grid.crs)
+    north = east = crs.axis_info[0].unit_conversion_factor  # to metres, or to radians
+    if crs.is_geographic:
+        latitude = north * (grid.top - grid.pixel_height * grid.height / 2)
+        ellipsoid = crs.get_geod()
+        assert ellipsoid is not None
+        flat = 1 - ellipsoid.es * math.sin(latitude) ** 2
+        north *= ellipsoid.a * (1 - ellipsoid.es) / flat**1.5
+        east *= ellipsoid.a * math.cos(latitude) / flat**0.5
+
+    def pixels(size: float, sheet: int) -> int:
+        return min(max(math.ceil(metres / size - _SLACK), settings.boundary_px), sheet)
+
+    rows = pixels(grid.pixel_height * north, grid.height)
+    return rows, pixels(grid.pixel_width * east, grid.width)
+
+
 def label_window(
     shapes: LabelShapes,
     window: Window,
     valid: NDArray[np.bool_],
-    settings: LabelSettings,
+    margin: tuple[int, int] | LabelSettings,
     classes: int,
 ) -> LabelledWindow:
     """Labels of one window of the sheet.
@@ -230,20 +286,21 @@ def label_window(
         shapes: The sheet's polygons.
         window: Pixels inside the sheet.
         valid: Which of them the orthophoto has, shape ``(rows, cols)``.
-        settings: ``boundary_px`` masks pixels whose distance to another polygon's pixels is at
-            most that many rows and columns.
+        margin: Rows and columns of :func:`outline_margin`: pixels with a pixel of another polygon
+            within them are masked.
         classes: Number of classes.
     """
-    around = window.grown(settings.boundary_px).intersection(shapes.grid.window)
+    if isinstance(margin, LabelSettings):
+        margin = outline_margin(margin, shapes.grid, math.nan)
+    around = window.grown(max(margin)).intersection(shapes.grid.window)
     assert around is not None
     index = burn(shapes, around)
     inside = window.slices(around)
     polygons = np.ascontiguousarray(index[inside])
     label = shapes.classes[polygons]
     reasons = shapes.reasons[polygons]
-    if settings.boundary_px:
-        outline = near_outline(index, settings.boundary_px)[inside]
-        reasons[outline & (reasons == 255)] = REASONS.index("boundary")
+    outline = near_outline(index, margin)[inside]
+    reasons[outline & (reasons == 255)] = REASONS.index("boundary")
     reasons[~valid] = REASONS.index("orthophoto_nodata")
     label[reasons != 255] = IGNORE
     return LabelledWindow(
@@ -254,37 +311,40 @@ def label_window(
     )
 
 
-def near_outline(index: NDArray[np.uint32], distance: int) -> NDArray[np.bool_]:
-    """Pixels that have a pixel of another polygon within ``distance`` rows and columns.
+def near_outline(index: NDArray[np.uint32], margin: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels that have a pixel of another polygon within ``margin`` rows and columns.
 
-    The array's own edge is no outline.
+    The array's own edge is no outline. A rectangle has two polygons in it exactly where two
+    neighbours in it differ, so what is spread is one byte a pixel. Each step doubles the reach:
+    the time goes with the logarithm of the margin.
 
     Returns:
         bool, shape of ``index``.
     """
-    lowest, highest = index, index
-    for axis in (0, 1):
-        low, high = lowest, highest
-        for step in range(1, distance + 1):
-            if step >= index.shape[axis]:
-                break
-            low, high = (
-                _spread(lowest, low, step, axis, least=True),
-                _spread(highest, high, step, axis, least=False),
-            )
-        lowest, highest = low, high
-    return np.asarray(lowest != highest)
+    near = np.zeros(index.shape, np.bool_)
+    for axis, distance in enumerate(margin):
+        if distance:
+            differs = np.zeros(index.shape, np.bool_)
+            pixels, flags = (index.T, differs.T) if axis else (index, differs)
+            np.not_equal(pixels[:-1], pixels[1:], out=flags[:-1])
+            _spread(flags, distance, distance - 1)
+            _spread(flags.T, margin[1 - axis], margin[1 - axis])
+            near |= differs
+    return near
 
 
-def _spread(
-    source: NDArray[np.uint32], into: NDArray[np.uint32], step: int, axis: int, least: bool
-) -> NDArray[np.uint32]:
-    """The least (or greatest) of ``into`` and ``source`` moved by ``step`` both ways."""
-    choose = np.minimum if least else np.maximum
-    result = into.copy()
-    front, back = [slice(None)] * 2, [slice(None)] * 2
-    front[axis], back[axis] = slice(step, None), slice(None, -step)
-    f, b = tuple(front), tuple(back)
-    result[f] = choose(result[f], source[b])
-    result[b] = choose(result[b], source[f])
-    return result
+def _spread(flags: NDArray[np.bool_], before: int, after: int) -> None:
+    """Set each flag where any is set from ``before`` rows before it to ``after`` behind it.
+
+    Two runs of ``after + 1`` rows must do: ``before`` is ``after`` or one more.
+    """
+    reach, wanted = 1, min(after + 1, len(flags))
+    while reach < wanted:
+        step = min(reach, wanted - reach)
+        flags[:-step] |= flags[step:]
+        reach += step
+    if before:
+        count = max(len(flags) - before, 0)
+        behind = flags[: max(count, 1)].copy()
+        flags[:before] |= behind[:1]
+        flags[before:] |= behind[:count]

@@ -30,6 +30,7 @@ REASONS = {
     "unmapped": "none of the polygon’s covers belongs to a class",
     "composite": "several classes in one polygon, and composite polygons are masked",
     "below_min_share": "several classes in one polygon, none with the share that is asked for",
+    "below_min_margin": "several classes in one polygon, the largest hardly ahead of the second",
     "boundary": "too near to a polygon’s outline",
 }
 """What the reasons for masking mean, for people."""
