@@ -1,40 +1,65 @@
-"""The training classes, the SIOSE covers each gathers, and their colours."""
+"""The training classes, the covers each gathers, and their colours.
+
+A nomenclature file::
+
+    classes:                                  # the order gives the ids
+      - {name: forest, covers: ["31*"], color: "#109C69"}
+      - name: crops
+        covers: ["2*", {cover: PST, within: AAR}]
+        color: "#E6AA5A"
+    ignore: [SNE, {cover: "31*", with: fn}]   # in no class on purpose
+    aliases: {OLI: LOL}                       # a label of the base, and SIOSE's own for it
+
+``pipeline.cover_rules`` says what ``covers`` and ``ignore`` may list. ``*`` alone, in one class or
+under ``ignore``, is all the rest. An entry of a plain list may be of any built-in codelist: on a
+base that has another one it does not apply.
+"""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
+from pipeline.codelists import (
+    BUILT_IN,
+    UNKNOWN_COVER,
+    Codelist,
+    Cover,
+    built_in,
+    siose_ar_codelist,
+)
+from pipeline.cover_rules import (
+    CoverRule,
+    Entry,
+    Group,
+    RuleTable,
+    as_rule,
+    parse_aliases,
+    parse_entries,
+    shown,
+)
 from pipeline.errors import SettingsError
+
+__all__ = [
+    "IGNORE",
+    "UNKNOWN_COVER",
+    "Codelist",
+    "Cover",
+    "CoverRule",
+    "Nomenclature",
+    "Resolver",
+    "TrainingClass",
+    "parse",
+    "siose_ar_codelist",
+]
 
 IGNORE = 255
 """Class id of pixels without a usable label: in rasters, losses and matrices alike."""
-
-UNKNOWN_COVER = 999
-"""SIOSE's own cover for ground that nobody interpreted (DSC, Desconocido)."""
-
-
-@dataclass(frozen=True)
-class Cover:
-    """One entry of a SIOSE codelist.
-
-    Attributes:
-        id: Number of the cover (``ID_COBERTURA``).
-        label: Abbreviation (``EDF``).
-        description: Spanish name.
-    """
-
-    id: int
-    label: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -43,12 +68,12 @@ class TrainingClass:
 
     Attributes:
         name: What the legend says.
-        covers: Labels (upper case) and ids of the covers it gathers.
+        covers: What it gathers: labels (upper case), branches and ids, or rules.
         color: ``#RRGGBB``.
     """
 
     name: str
-    covers: tuple[str | int, ...]
+    covers: tuple[Entry, ...]
     color: str
 
     @property
@@ -68,7 +93,7 @@ class Nomenclature:
     """
 
     classes: tuple[TrainingClass, ...]
-    ignored: tuple[str | int, ...] = ()
+    ignored: tuple[Entry, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -81,97 +106,231 @@ class Nomenclature:
         """Class colours in the order of their ids."""
         return tuple(c.color for c in self.classes)
 
+    @property
+    def codelists(self) -> tuple[str, ...]:
+        """Codelists that classes have lists for, in the file's order; empty for any codelist."""
+        rules = [as_rule(entry) for c in self.classes for entry in c.covers]
+        return tuple(dict.fromkeys(rule.codelist for rule in rules))
+
     def __len__(self) -> int:
         return len(self.classes)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides a pixel's class: names and covers, not colours."""
+        """Hash of what decides a pixel's class: names, covers and conditions, not colours."""
+        groups = [*((c.name, c.covers) for c in self.classes), ("", self.ignored)]
+        rules = [(name, as_rule(entry)) for name, entries in groups for entry in entries]
+        told = [[name, rule.codelist, str(rule), rule.conditions] for name, rule in rules]
         content = {
-            "classes": [[c.name, sorted(map(str, c.covers))] for c in self.classes],
-            "ignored": sorted(map(str, self.ignored)),
-            "aliases": dict(sorted(self.aliases.items())),
+            "names": self.names,
+            "plain": sorted(rule for rule in told if not rule[-1]),
+            # In the file's order, which decides between two that both hold.
+            "conditional": [rule for rule in told if rule[-1]],
+            "aliases": dict(self.aliases),
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def resolver(self, codelist: Iterable[Cover]) -> Resolver:
+    def resolver(self, codelist: Codelist | Iterable[Cover]) -> Resolver:
         """Join the classes with a base's codelist.
 
         Args:
-            codelist: Covers of the base at hand; labels and ids are that base's.
+            codelist: Covers of the base at hand; labels and ids are that base's. Covers alone are
+                taken for SIOSE AR's.
 
         Raises:
-            SettingsError: If a class names a cover that the codelist lacks, or two classes
-                (or a class and ``ignore``) gather the same cover.
+            SettingsError: If a class names a cover that the codelist lacks, two classes (or a
+                class and ``ignore``) gather the same cover, or no class gathers any.
         """
-        return Resolver(self, tuple(codelist))
+        if not isinstance(codelist, Codelist):
+            codelist = Codelist("siose_ar", tuple(codelist))
+        return Resolver(self, codelist)
 
 
 class Resolver:
-    """Covers of one base to class ids: by label or by id, whichever the base gives.
+    """Covers of one base to class ids.
 
-    ``None`` as class id stands for a cover that is ignored on purpose; a cover that is neither
-    gathered nor ignored is not in the tables at all.
+    ``None`` as class id stands for a cover that is ignored on purpose, and for one that is neither
+    gathered nor ignored: ``is_mapped`` tells them apart.
+
+    Attributes:
+        nomenclature: The classes.
+        codelist: The covers of the base.
     """
 
-    def __init__(self, nomenclature: Nomenclature, codelist: tuple[Cover, ...]) -> None:
+    def __init__(self, nomenclature: Nomenclature, codelist: Codelist) -> None:
         self.nomenclature = nomenclature
-        by_label = {cover.label.upper(): cover for cover in codelist}
-        by_id = {cover.id: cover for cover in codelist}
-        self._ids: dict[int, int | None] = {}
-        self._names: dict[int, str] = {}
-        self._label_ids = {label: cover.id for label, cover in by_label.items()}
-        mistakes = []
-        groups: list[tuple[str, int | None, tuple[str | int, ...]]] = [
-            (f"class {c.name!r}", number, c.covers) for number, c in enumerate(nomenclature.classes)
+        self.codelist = codelist
+        self._table = RuleTable()
+        self._rest: Group | None = None
+        mistakes: list[str] = []
+        groups = [
+            (Group(f"class {c.name!r}", number), c.covers)
+            for number, c in enumerate(nomenclature.classes)
         ]
-        groups.append(("ignore", None, nomenclature.ignored))
-        for group, number, covers in groups:
-            for given in covers:
-                cover = by_id.get(given) if isinstance(given, int) else by_label.get(given)
-                if cover is None:
-                    near = difflib.get_close_matches(str(given), list(by_label), n=1, cutoff=0.6)
-                    mistakes.append(
-                        f"{group}: cover {given!r} is not in the codelist"
-                        + (f"; did you mean {near[0]!r}?" if near else "")
-                    )
-                elif cover.id in self._names and self._names[cover.id] != group:
-                    mistakes.append(
-                        f"{group}: cover {cover.label} ({cover.id}) is in "
-                        f"{self._names[cover.id]} already"
-                    )
-                else:
-                    self._ids[cover.id] = number
-                    self._names[cover.id] = group
+        for group, entries in (*groups, (Group("ignore", None), nomenclature.ignored)):
+            for entry in entries:
+                mistakes += [f"{group.name}: {m}" for m in self._add(group, as_rule(entry))]
+        mistakes += self._wrong_aliases()
         if mistakes:
             raise SettingsError(
-                "The nomenclature does not fit the SIOSE codelist.",
+                f"The nomenclature does not fit the codelist {codelist.name!r}.",
                 mistakes,
-                "Each cover belongs to one class, or is listed under `ignore`.",
+                "Each cover belongs to one class, or is listed under `ignore`; one that the "
+                "codelist may lack is written {cover: ..., optional: true}.",
             )
+        if self._rest:
+            for cover in codelist.covers:
+                if not (self._is_unknown(cover.id) or cover.is_free_composite):
+                    self._table.plain.setdefault(cover.id, self._rest)
+        self._check_any()
 
     def id_of(self, label: str) -> int | None:
         """Id of a cover's label in this base, after the nomenclature's aliases, or None."""
-        label = label.strip().upper()
-        label = self.nomenclature.aliases.get(label, label)
-        return self._label_ids.get(label)
+        written = label.strip()
+        meant = self.nomenclature.aliases.get(written.upper())
+        if meant is not None:
+            return self._ids.get(meant)
+        return self._ids.get(written, self._ids.get(written.upper()))
 
-    def is_mapped(self, cover: int) -> bool:
+    def is_mapped(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> bool:
         """Whether the cover is in a class, ignored on purpose, or SIOSE's unknown."""
-        return cover in self._ids or cover == UNKNOWN_COVER
+        decided = self._table.decide(cover, attributes, within) is not None
+        return decided or self._is_unknown(cover)
 
-    def class_of(self, cover: int) -> int | None:
-        """Class id of a cover, or None where it is in no class."""
-        return self._ids.get(cover)
+    def class_of(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> int | None:
+        """Class id of a cover, or None where it is in no class.
+
+        Args:
+            cover: Id of a cover that holds no others.
+            attributes: Its attributes, lower case, each by itself: ``("fr", "pl")``.
+            within: Ids of the composites around it, the outermost first.
+        """
+        group = self._table.decide(cover, attributes, within)
+        return group.number if group else None
+
+    def name_of(self, cover: int) -> str:
+        """Label and description of a cover: ``EDF Edificación``; its id where it has no label."""
+        entry = self.codelist.by_id.get(cover)
+        if entry is None:
+            return str(cover)
+        return f"{entry.label or entry.id} {entry.description}".strip()
+
+    @property
+    def unassigned(self) -> tuple[Cover, ...]:
+        """Covers of the codelist that no class gathers and that are not ignored.
+
+        Without SIOSE's unknown, and free composites and branches, which have no label: nobody has
+        to assign those. A cover that is gathered under conditions only is unassigned.
+        """
+        return tuple(
+            cover
+            for cover in self.codelist.covers
+            if cover.label and not self._is_unknown(cover.id) and cover.id not in self._table.plain
+        )
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # As written comes last and wins: an analyst's own codes may differ in case alone.
+        labelled = [cover for cover in self.codelist.covers if cover.label]
+        return {c.label.upper(): c.id for c in labelled} | {c.label: c.id for c in labelled}
+
+    def _is_unknown(self, cover: int) -> bool:
+        return cover == UNKNOWN_COVER and not self.codelist.open
+
+    def _add(self, group: Group, rule: CoverRule) -> list[str]:
+        """Join a rule with the codelist; what is wrong with it."""
+        mistakes: list[str] = []
+        if rule.codelist not in ("", self.codelist.name.lower()):
+            if rule.codelist in BUILT_IN:
+                # Told now, not when a base of that kind is at hand.
+                for entry in (rule.cover, rule.within):
+                    if entry is not None:
+                        self._find(rule, entry, built_in(rule.codelist), mistakes)
+            return mistakes
+        if rule.cover == "*" and not rule.conditions and not rule.whole:
+            if self._rest and self._rest != group:
+                mistakes.append(f"'*', all the rest, is in {self._rest.name} already")
+            self._rest = group
+            return mistakes
+        covers = self._find(rule, rule.cover, self.codelist, mistakes)
+        if rule.whole:
+            covers = self._composites(rule.cover, covers, mistakes)
+        around: tuple[Cover, ...] = ()
+        if rule.within is not None:
+            around = self._find(rule, rule.within, self.codelist, mistakes)
+            around = self._composites(rule.within, around, mistakes)
+        for cover in covers:
+            other = self._table.add(cover.id, group, rule, [c.id for c in around])
+            if other:
+                named = f"{rule}: cover" if rule.conditions else "cover"
+                mistakes.append(
+                    f"{named} {cover.label or cover.description} ({cover.id}) is in {other.name} "
+                    "already"
+                )
+        return mistakes
+
+    def _find(
+        self, rule: CoverRule, entry: str | int, codelist: Codelist, mistakes: list[str]
+    ) -> tuple[Cover, ...]:
+        found = codelist.find(entry)
+        if found or rule.optional or codelist.open:
+            return found
+        elsewhere = [name for name in BUILT_IN if built_in(name).find(entry)]
+        if not rule.codelist and not elsewhere:
+            mistakes.append(f"cover {entry!r} is not in the codelist{codelist.near(entry)}")
+        elif rule.codelist:
+            hint = f"; it is of {' and '.join(elsewhere)}" if elsewhere else codelist.near(entry)
+            mistakes.append(f"cover {entry!r} is not in the codelist {codelist.name}{hint}")
+        return ()
+
+    def _composites(
+        self, entry: str | int, found: tuple[Cover, ...], mistakes: list[str]
+    ) -> tuple[Cover, ...]:
+        composites = tuple(cover for cover in found if cover.composite)
+        if found and not composites and not self.codelist.open:
+            mistakes.append(f"cover {entry!r} is not a composite: nothing is inside it")
+        return composites
+
+    def _wrong_aliases(self) -> list[str]:
+        if self.codelist.open:
+            return []
+        lists = (self.codelist, *(built_in(name) for name in BUILT_IN))
+        return [
+            f"aliases: {meant!r} is not in the codelist{self.codelist.near(meant)}"
+            for meant in self.nomenclature.aliases.values()
+            if not any(codelist.find(meant) for codelist in lists)
+        ]
+
+    def _check_any(self) -> None:
+        """Refuse classes that can gather nothing; an open list may be empty, and says nothing."""
+        name, lists = self.codelist.name, self.nomenclature.codelists
+        if "" not in lists and name.lower() not in lists:
+            raise SettingsError(
+                f"The nomenclature has no covers for the codelist {name!r}.",
+                [f"it has lists for {', '.join(lists)}"],
+                f"Add `{name}: [...]` under the `covers` of its classes.",
+            )
+        gathered = any(group.number is not None for group in self._table.groups())
+        if not gathered and not self.codelist.open:
+            first = ", ".join(self.name_of(cover.id) for cover in self.codelist.covers[:5])
+            raise SettingsError(
+                f"The nomenclature gathers no cover of the codelist {name!r}.",
+                [f"the codelist has {first or 'no covers'}, ..."],
+                "List its covers under the `covers` of the classes.",
+            )
 
 
 def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
     """Check a nomenclature file's content.
 
     Args:
-        content: ``classes`` (list of ``{name, covers, color}``) and, optionally, ``ignore``
-            (list of covers) and ``aliases`` (label to label).
+        content: ``classes``, a list of ``{name, covers, color}``, and, optionally, ``ignore``
+            (covers) and ``aliases`` (label to label).
         source: What to call the file in messages.
 
     Raises:
@@ -199,7 +358,7 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
         given, color = entry.get("name"), str(entry.get("color") or "")
         name = "" if given is None else str(given).strip()
         if isinstance(given, bool | list | dict):
-            mistakes.append(f"{where}.name: {_shown(given)} is not a name; put it in quotes")
+            mistakes.append(f"{where}.name: {shown(given)} is not a name; put it in quotes")
         elif not name:
             mistakes.append(f"{where}.name: is missing")
         elif name == "unmapped":
@@ -210,66 +369,18 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
             mistakes.append(
                 f"{where}.color: {color!r} is not a colour such as '#50B051' (in quotes)"
             )
-        covers = _covers(entry.get("covers"), f"{where}.covers", mistakes)
+        covers = parse_entries(entry.get("covers"), f"{where}.covers", mistakes)
         classes.append(TrainingClass(name, covers, color.upper()))
     if len(classes) > IGNORE:
         mistakes.append(f"classes: {len(classes)} are too many; ids run from 0 to {IGNORE - 1}")
     if len(classes) == 1:
         mistakes.append("classes: one class alone leaves nothing to tell apart; name at least two")
-    ignored: tuple[str | int, ...] = ()
+    ignored: tuple[Entry, ...] = ()
     if content.get("ignore") is not None:
-        ignored = _covers(content["ignore"], "ignore", mistakes, empty=True)
-    aliases = _aliases(content.get("aliases"), mistakes)
+        ignored = parse_entries(content["ignore"], "ignore", mistakes, empty=True)
+    aliases = parse_aliases(content.get("aliases"), mistakes)
     if mistakes:
         raise SettingsError(
             f"{source}: the nomenclature cannot be used.", mistakes, "See configs/nomenclatures/."
         )
     return Nomenclature(tuple(classes), ignored, aliases)
-
-
-def siose_ar_codelist() -> tuple[Cover, ...]:
-    """The covers of SIOSE AR, as published ("Tablas de usos, coberturas y atributos" 1.0)."""
-    text = files("pipeline").joinpath("siose_ar_covers.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return tuple(Cover(int(row["cover_id"]), row["label"], row["description"]) for row in rows)
-
-
-def _covers(
-    given: object, where: str, mistakes: list[str], empty: bool = False
-) -> tuple[str | int, ...]:
-    if not isinstance(given, list) or (not given and not empty):
-        mistakes.append(f"{where}: is a list of SIOSE covers, labels or ids, such as [EDF, 111]")
-        return ()
-    covers: list[str | int] = []
-    for cover in given:
-        if isinstance(cover, bool) or not isinstance(cover, str | int) or cover == "":
-            mistakes.append(f"{where}: {_shown(cover)} is neither a label nor an id; quote it")
-        elif isinstance(cover, str) and not cover.strip().isdecimal():
-            covers.append(cover.strip().upper())
-        else:
-            covers.append(int(cover))
-    return tuple(covers)
-
-
-def _aliases(given: object, mistakes: list[str]) -> dict[str, str]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        mistakes.append("aliases: is a mapping, label: label")
-        return {}
-    pairs = {}
-    for key, value in given.items():
-        for label in (key, value):
-            if not isinstance(label, str) or not label.strip():
-                mistakes.append(f"aliases: {_shown(label)} is not a label; put it in quotes")
-                break
-        else:
-            pairs[key.strip().upper()] = value.strip().upper()
-    return pairs
-
-
-def _shown(value: object) -> str:
-    # YAML reads a bare NO as false: say what may have been written.
-    if isinstance(value, bool):
-        return "true (or YES)" if value else "false (or NO)"
-    return "nothing" if value is None else repr(value)
