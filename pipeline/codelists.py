@@ -114,19 +114,19 @@ def built_in(name: str) -> Codelist:
     ``siose_ar`` has the 62 covers of SIOSE AR, ``corine`` the 44 classes of CORINE Land Cover's
     third level, whose labels are the codes.
 
-    ``siose_classic`` has the covers of SIOSE 2005 to 2014. It is compiled, not published: the
-    base's own ``TC_SIOSE_COBERTURAS`` wins where it is there (``completed``). Labels, and ids
-    that SIOSE AR has inherited, are certain. Ids of the predefined composites are as a reader of
-    the 2014 base transcribed them. Where sources differ, on lakes and reservoirs (512 and 513, or
-    513 and 514) and on the old town (810 or 811), the ids that fit SIOSE AR and the neighbours are
-    taken, and 512 and 810 are there as the branches that they then are.
+    ``siose_classic`` has the covers of SIOSE 2005 to 2014. It is compiled from memory of the model
+    and from public programs that read such bases, not from the official list: the base's own
+    ``TC_SIOSE_COBERTURAS`` wins where it is there (``completed``). Least certain are the ids of the
+    predefined composites, which rest on one transcription; 813 is in use elsewhere, too. Where
+    sources differ, on lakes and reservoirs (512 and 513, or 513 and 514) and on the old town (810
+    or 811), the ids that fit SIOSE AR and the neighbours are taken, and 512 and 810 are there as
+    the branches that they then are. Descriptions are not literal.
 
     Raises:
         KeyError: If there is none of that name.
 
     Source:
-        "Tablas de usos, coberturas y atributos" 1.0 (SIOSE AR); the model and the label pages of
-        siose.es (2005 to 2014); CLC legend of Copernicus Land.
+        "Tablas de usos, coberturas y atributos" 1.0 (SIOSE AR); CLC legend of Copernicus Land.
     """
     if name not in BUILT_IN:
         raise KeyError(name)
