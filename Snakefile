@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import config as configuration
 from pipeline import networks, nomenclature
 from pipeline.paths import RunPaths
-from pipeline.sheets import missing_inputs, read_sheets
+from pipeline.sheets import missing_inputs, read_sheets, siose_files
 
 if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
@@ -31,10 +31,12 @@ configuration.check_run(settings)
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 SHEETS = list(sheets)
 LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
+BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
 
 
 wildcard_constraints:
     sheet="|".join(SHEETS),
+    base="|".join(BASES) or "none",
 
 
 localrules:

@@ -83,13 +83,26 @@ def start(
 
 
 @app.command()
-def class_proportions(config: Config, sheet: Sheet) -> None:
+def index_values(
+    config: Config,
+    base: Annotated[str, typer.Option("--base", "-b", help="Name of the base in the run.")],
+) -> None:
+    """Index the values table of a SIOSE base once, for all sheets on it.
+
+    Example: python -m pipeline index-values --config my_run.yaml --base SAR_46-1f2e3d4c
+    """
+    stages, run = _run(config)
+    stages.index_values(run, base)
+
+
+@app.command()
+def class_proportions(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
     """Resolve the SIOSE polygons of a sheet to shares of the training classes.
 
     Example: python -m pipeline class-proportions --config my_run.yaml --sheet 0722
     """
     stages, run = _run(config)
-    stages.class_proportions(run, sheet)
+    stages.class_proportions(run, sheet, threads)
 
 
 @app.command()

@@ -65,6 +65,16 @@ def _written(value: object) -> object:
     return value
 
 
+def _name(value: object) -> object:
+    # A layer may be called 2017, and YAML reads that as a number.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        message = f"is a name, not {_shown(value)}{_quotable(value)}"
+        raise PydanticCustomError("name", "{message}", {"message": message})
+    return value.strip()
+
+
 def _metres(value: object) -> float | str:
     # Here and not by the union of both types, which would tell each mistake twice.
     if value == "source":
@@ -97,8 +107,12 @@ class Section(BaseModel):
 
 
 class SioseSettings(Section):
-    """How SIOSE polygons become class proportions."""
+    """How SIOSE polygons, or those of another layer, become class proportions."""
 
+    source: Literal["auto", "table", "label", "xml", "maximum", "code"] = "auto"
+    layer: Annotated[str, BeforeValidator(_name)] | None = None
+    code_column: Annotated[str, BeforeValidator(_name)] | None = None
+    codelist: Annotated[str, BeforeValidator(_name)] = "auto"
     unknown_covers: Literal["error", "ignore"] = "error"
     off_percentages: Literal["error", "ignore"] = "error"
 
@@ -399,8 +413,12 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _contradictions(settings: Settings) -> list[str]:
     """What each key allows and the keys together do not."""
-    tiling, mapping = settings.tiling, settings.mapping
+    tiling, mapping, siose = settings.tiling, settings.mapping, settings.siose
     wrong = []
+    if siose.source == "code" and not siose.code_column:
+        wrong.append("siose.code_column: names the column that siose.source: code reads")
+    if siose.code_column and siose.source not in ("auto", "code"):
+        wrong.append(f"siose.source: {siose.source} does not read siose.code_column; remove one")
     if tiling.split == "blocks" and tiling.block_px < tiling.tile_px:
         wrong.append(
             f"tiling.block_px: a block of {tiling.block_px} px holds no tile of {tiling.tile_px} px"

@@ -277,7 +277,7 @@ def label_window(
     shapes: LabelShapes,
     window: Window,
     valid: NDArray[np.bool_],
-    margin: tuple[int, int] | LabelSettings,
+    margin: tuple[int, int],
     classes: int,
 ) -> LabelledWindow:
     """Labels of one window of the sheet.
@@ -290,8 +290,6 @@ def label_window(
             within them are masked.
         classes: Number of classes.
     """
-    if isinstance(margin, LabelSettings):
-        margin = outline_margin(margin, shapes.grid, math.nan)
     around = window.grown(max(margin)).intersection(shapes.grid.window)
     assert around is not None
     index = burn(shapes, around)

@@ -29,6 +29,10 @@ class RunPaths:
         """The settings as used: defaults and overrides together."""
         return self.run / "settings.yaml"
 
+    def values_index(self, base: str) -> Path:
+        """The values table of a SIOSE base, indexed by polygon, Arrow."""
+        return self.run / "siose" / f"{base}.arrow"
+
     def proportions(self, sheet: str) -> Path:
         """Class proportions of the sheet's polygons, GeoParquet."""
         return self.run / "proportions" / f"{sheet}.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Mapping
@@ -32,6 +33,12 @@ class Sheet:
     split: Split
     year: int | None
     line: int
+
+    @property
+    def base(self) -> str:
+        """Name of its SIOSE base in file names: two bases of one name stay apart."""
+        place = hashlib.sha256(str(self.siose.resolve()).encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', self.siose.stem)}-{place}"
 
 
 def read_sheets(path: Path) -> dict[str, Sheet]:
@@ -120,6 +127,22 @@ def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None =
             "Relative paths are looked up from the working directory "
             f"({Path.cwd()}), then from the folder of the table.",
         )
+
+
+def siose_files(path: Path) -> list[Path]:
+    """A SIOSE base's files: it, and of a Shapefile its parts and the tables beside it."""
+    if path.suffix.lower() != ".shp" or not path.parent.is_dir():
+        return [path]
+    beside = [
+        file
+        for file in sorted(path.parent.iterdir())
+        if file.stem == path.stem
+        or (
+            file.suffix.lower() in (".dbf", ".csv", ".txt")
+            and file.stem.upper().endswith(("T_VALORES", "_COBERTURAS"))
+        )
+    ]
+    return [path, *(file for file in beside if file != path and file.is_file())]
 
 
 def _rows(table: Path) -> list[tuple[int, list[str]]]:

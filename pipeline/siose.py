@@ -1,78 +1,66 @@
 """SIOSE polygons with the share of each training class.
 
-The values table of a base is unrounded and wins; the label (``ROTULO``) serves polygons without
-rows in the table, and both are compared.
+Shares come from the best source that a base has: its values table, which is unrounded, its labels,
+its XML, or the one cover that each polygon has most of. Whatever they come from is kept, and said.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
 import numpy as np
-import pyarrow
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet
 import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from pipeline.codelists import Codelist, Cover
 from pipeline.config import SioseSettings
 from pipeline.errors import InputError
-from pipeline.nomenclature import UNKNOWN_COVER, Nomenclature, Resolver
-from pipeline.rotulo import LabelPart, parse_label
-from pipeline.siose_base import (
-    Bounds,
-    SioseBase,
-    ValueRow,
-    open_base,
-    read_polygons,
-    read_values,
-    total_bounds,
-)
+from pipeline.nomenclature import Nomenclature, Resolver
+from pipeline.siose_base import SioseBase, open_base, total_bounds
+from pipeline.siose_covers import OFF_PERCENT, Problem, ResolvedCovers, resolve_covers
+from pipeline.siose_polygons import Attributes, Bounds, Shapes, reading
+from pipeline.siose_values import ValuesIndex, index_values, opened
 
 __all__ = [
+    "OFF_PERCENT",
     "Bounds",
-    "LabelPart",
     "PolygonError",
     "Problem",
     "Proportions",
     "SioseBase",
     "class_proportions",
     "open_base",
-    "parse_label",
+    "problem_frame",
     "read_proportions",
+    "resolver_of",
     "write_problems",
     "write_proportions",
 ]
 
 log = logging.getLogger(__name__)
 
-OFF_PERCENT = 1.0
-"""Percentages may miss 100 by this much: a label of three covers rounds to 99 or 101."""
-
-LABEL_ROUNDING = 1.0
-"""A label's percentages may differ from the table's by this much."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A polygon that needs a person's eye.
-
-    Attributes:
-        kind: What is wrong, as one word.
-        text: What is wrong, with labels and numbers.
-        polygon: ``ID_POLYGON``.
-        row: Row of the polygon in the frame it was found in.
-    """
-
-    kind: str
-    text: str
-    polygon: str
-    row: int
+SENTENCES = {
+    "cover": "carry a cover that no class of the nomenclature gathers",
+    "percentage": "have percentages that are none, or do not sum to 100",
+    "label": "have a label that cannot be read",
+    "disagreement": "have a label that disagrees with the table, which is used",
+    "tree": "have rows of the table that do not fit into one another",
+    "unlabelled": "have an empty label and are not used, though the table has rows of them",
+    "no_values": "have nothing that tells their covers, and are masked",
+    "repaired": "had invalid geometry and were repaired",
+    "duplicate": "share their ID_POLYGON, and with it their rows of the table",
+}
+"""What polygons of each kind of problem do, in words."""
 
 
 class PolygonError(InputError):
@@ -100,6 +88,7 @@ class Proportions:
         unmapped: Share that belongs to no class, shape ``(n,)``.
         reasons: Why a polygon is not interpreted, or an empty string, shape ``(n,)``.
         nomenclature: Fingerprint of the nomenclature.
+        tolerance_m: How far the outlines of the source may be off, in metres.
     """
 
     geometry: NDArray[np.object_]
@@ -108,6 +97,7 @@ class Proportions:
     unmapped: NDArray[np.float64]
     reasons: NDArray[np.object_]
     nomenclature: str
+    tolerance_m: float = 0.0
 
 
 def class_proportions(
@@ -117,6 +107,8 @@ def class_proportions(
     crs: str,
     nomenclature: Nomenclature,
     settings: SioseSettings,
+    index: ValuesIndex | None = None,
+    threads: int = 1,
 ) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
     """Class proportions of the polygons that touch a sheet.
 
@@ -127,50 +119,108 @@ def class_proportions(
         crs: The sheet's CRS; the polygons are reprojected to it.
         nomenclature: The training classes.
         settings: What to do with unknown covers and odd percentages.
+        index: The base's values, indexed; None makes an index for this one call.
+        threads: Threads that decode, check and reproject geometry.
 
     Returns:
         One row a polygon in the order of the base (``polygon_id``, ``label``, one ``share_*`` a
-        class, ``share_unmapped``, ``reason``, geometry), and the polygons that need a person's
-        eye (``kind``, ``text``), both in ``crs``.
+        class, ``share_unmapped``, ``source`` of the shares, ``reason`` why it has none, geometry),
+        and the polygons that need a person's eye (``kind``, ``text``), both in ``crs``.
 
     Raises:
         InputError: If no polygon touches the sheet.
+        SettingsError: If the nomenclature does not fit the base's codelist.
         PolygonError: With every polygon whose covers or percentages cannot be used (see
             ``siose.unknown_covers``, ``siose.off_percentages``).
     """
-    resolver = nomenclature.resolver(base.codelist)
-    frame, problems = _polygons(base, bounds, box, crs)
-    values = read_values(base, frame["polygon_id"])
-    shares, unmapped, unknown, found = _shares(frame, values, resolver)
-    problems += found
-    result = frame[["polygon_id", "label"]].copy()
+    index = index or opened(index_values(base))
+    with reading(base, bounds, crs, threads) as found:
+        polygons = found.attributes
+        resolver = resolver_of(base, nomenclature, polygons.labels)
+        resolved = resolve_covers(base, polygons, index, resolver)
+        shares = resolved.shares(len(polygons), len(nomenclature))
+        reasons = _reasons(shares, polygons.labels, base)
+        shapes = found.shapes()
+    kept = _touching(base, polygons, shapes, bounds, box)
+    geometry = shapes.geometry[kept]
+    columns: dict[str, object] = {"polygon_id": polygons.ids[kept], "label": polygons.labels[kept]}
     for number, name in enumerate(nomenclature.names):
-        result[f"share_{name}"] = shares[:, number]
-    result["share_unmapped"] = unmapped
-    result["reason"] = _reasons(shares, unknown, frame["label"].to_numpy())
-    result = geopandas.GeoDataFrame(result, geometry=frame.geometry.to_numpy(), crs=crs)
-    shown = geopandas.GeoDataFrame(
+        columns[f"share_{name}"] = shares[kept, number]
+    columns["share_unmapped"] = shares[kept, -2]
+    columns["source"] = resolved.sources[kept]
+    columns["reason"] = reasons[kept]
+    frame = geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
+    frame.attrs["tolerance_m"] = base.tolerance_m
+    if pyproj.CRS(base.crs) != pyproj.CRS(crs):
+        log.info("polygons reprojected from %s to %s", base.crs, crs)
+    problems = _problems(polygons, shapes, resolved, kept)
+    shown = problem_frame(problems, polygons, shapes, crs)
+    _judge(problems, settings, shown)
+    return frame, shown
+
+
+def resolver_of(
+    base: SioseBase, nomenclature: Nomenclature, codes: NDArray[np.object_]
+) -> Resolver:
+    """Join a nomenclature with a base's codelist; of an open one, with the codes at hand.
+
+    Raises:
+        SettingsError: If they do not fit.
+    """
+    codelist = base.codelist
+    if codelist.open:
+        found = sorted(set(codes) - {""})
+        covers = (Cover(number, code, "") for number, code in enumerate(found, 1))
+        codelist = Codelist(codelist.name, tuple(covers), open=True)
+    return nomenclature.resolver(codelist)
+
+
+def problem_frame(
+    problems: Iterable[Problem], polygons: Attributes, shapes: Shapes, crs: str
+) -> geopandas.GeoDataFrame:
+    """Problems with the polygons that have them: ``kind``, ``polygon_id``, ``text``, geometry."""
+    listed = list(problems)
+    rows = [problem.row for problem in listed]
+    return geopandas.GeoDataFrame(
         {
-            "kind": [p.kind for p in problems],
-            "polygon_id": [p.polygon for p in problems],
-            "text": [p.text for p in problems],
+            "kind": [problem.kind for problem in listed],
+            "polygon_id": polygons.ids[rows] if rows else [],
+            "text": [problem.text for problem in listed],
         },
-        geometry=frame.geometry.to_numpy()[[p.row for p in problems]] if problems else [],
+        geometry=shapes.geometry[rows] if rows else [],
         crs=crs,
     )
-    _judge(problems, frame, crs, settings, shown)
-    return result, shown
 
 
 def write_proportions(frame: geopandas.GeoDataFrame, draft: Path, nomenclature: str) -> None:
-    """Write class proportions as GeoParquet; its metadata hold the nomenclature's fingerprint."""
-    # GeoParquet's metadata is made by geopandas alone: let it, and add the fingerprint.
-    frame.to_parquet(draft, compression="zstd")
-    table = pyarrow.parquet.read_table(draft)
-    metadata = {**(table.schema.metadata or {}), b"tesela_nomenclature": nomenclature.encode()}
-    pyarrow.parquet.write_table(
-        table.replace_schema_metadata(metadata), draft, compression="zstd", row_group_size=65_536
-    )
+    """Write class proportions as GeoParquet; its metadata hold the nomenclature's fingerprint.
+
+    Source: GeoParquet 1.0.0, https://geoparquet.org.
+    """
+    geometry = frame.geometry.to_numpy()
+    columns = {name: pa.array(frame[name]) for name in frame.columns if name != "geometry"}
+    columns["geometry"] = pa.array(shapely.to_wkb(geometry, flavor="iso"), pa.binary())
+    kinds = np.unique(shapely.get_type_id(geometry))
+    names = {shapely.GeometryType.POLYGON.value: "Polygon"}
+    geo = {
+        "version": "1.0.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "crs": frame.crs.to_json_dict(),
+                "geometry_types": [names.get(int(kind), "MultiPolygon") for kind in kinds],
+                "bbox": frame.total_bounds.tolist(),
+            }
+        },
+    }
+    metadata = {
+        "geo": json.dumps(geo),
+        "tesela_nomenclature": nomenclature,
+        "tesela_tolerance_m": repr(float(frame.attrs.get("tolerance_m", 0.0))),
+    }
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, draft, compression="zstd", row_group_size=65_536)
 
 
 def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
@@ -184,7 +234,7 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
     try:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         frame = geopandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}).", remedy="Run class_proportions again."
         ) from error
@@ -203,6 +253,7 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
         frame["share_unmapped"].to_numpy(np.float64),
         frame["reason"].to_numpy(),
         made_with,
+        float(metadata.get(b"tesela_tolerance_m", b"0")),
     )
 
 
@@ -211,16 +262,11 @@ def write_problems(frame: geopandas.GeoDataFrame, draft: Path) -> None:
     frame.to_file(draft, layer="problems", driver="GPKG", engine="pyogrio")
 
 
-def _polygons(
-    base: SioseBase, bounds: Bounds, box: Bounds, crs: str
-) -> tuple[geopandas.GeoDataFrame, list[Problem]]:
-    """Polygons that touch the sheet, in its CRS, and what is odd about them."""
-    read = read_polygons(base, bounds)
-    geometry = geopandas.GeoSeries(read.geometry, crs=base.crs)
-    if pyproj.CRS(base.crs) != pyproj.CRS(crs):
-        log.info("polygons reprojected from %s to %s", base.crs, crs)
-        geometry = geometry.to_crs(crs)
-    near = shapely.intersects(geometry.to_numpy(), shapely.box(*box))
+def _touching(
+    base: SioseBase, polygons: Attributes, shapes: Shapes, bounds: Bounds, box: Bounds
+) -> NDArray[np.bool_]:
+    """Which polygons touch the sheet."""
+    near = shapely.intersects(shapes.geometry, shapely.box(*box))
     if not near.any():
         raise InputError(
             f"No polygon of {base.path} touches the sheet.",
@@ -230,147 +276,78 @@ def _polygons(
             ],
             "Check the province of the base and the CRS of both.",
         )
-    frame = geopandas.GeoDataFrame(
-        {"polygon_id": read.ids[near], "label": read.labels[near]},
-        geometry=geometry.to_numpy()[near],
-        crs=crs,
-    )
+    lost = shapely.is_empty(shapes.geometry)
+    if lost.any():
+        log.warning(
+            "%d polygons of %s have no area, and are left out: %s",
+            lost.sum(), base.path, ", ".join(polygons.ids[lost][:5]),
+        )  # fmt: skip
+    return np.asarray(near)
+
+
+def _problems(
+    polygons: Attributes, shapes: Shapes, resolved: ResolvedCovers, kept: NDArray[np.bool_]
+) -> list[Problem]:
+    """What is odd about the polygons that are kept, and about their covers."""
     problems = [
-        Problem("repaired", "invalid geometry, repaired", frame["polygon_id"].iloc[row], int(row))
-        for row in np.flatnonzero(read.repaired[near])
+        Problem("repaired", "invalid geometry, repaired", int(row))
+        for row in np.flatnonzero(shapes.repaired & kept)
     ]
-    times = Counter(frame["polygon_id"])
+    ids = pd.Series(polygons.ids)
+    repeated = np.flatnonzero(ids.duplicated(keep=False) & (ids != "") & kept)
+    times = Counter(polygons.ids[repeated])
     problems += [
-        Problem("duplicate", f"{times[polygon]} polygons have this ID_POLYGON", polygon, row)
-        for row, polygon in enumerate(frame["polygon_id"])
-        if polygon and times[polygon] > 1
+        Problem("duplicate", f"{times[polygons.ids[row]]} polygons have this ID_POLYGON", int(row))
+        for row in repeated
+        if times[polygons.ids[row]] > 1
     ]
-    return frame, problems
-
-
-def _shares(
-    frame: geopandas.GeoDataFrame, values: Mapping[str, Sequence[ValueRow]], resolver: Resolver
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], list[Problem]]:
-    """Shares of the classes, of no class, and of SIOSE's unknown; and what is odd."""
-    count = len(frame)
-    shares = np.zeros((count, len(resolver.nomenclature)))
-    unmapped, unknown = np.zeros(count), np.zeros(count)
-    problems: list[Problem] = []
-    for row, (polygon, label) in enumerate(zip(frame["polygon_id"], frame["label"], strict=True)):
-        covers, odd = _covers(label, values.get(polygon, []), resolver)
-        problems += [Problem(kind, text, polygon, row) for kind, text in odd]
-        for cover, percent in covers:
-            number = None if cover is None else resolver.class_of(cover)
-            if number is None:
-                unmapped[row] += percent / 100
-                if cover == UNKNOWN_COVER:
-                    unknown[row] += percent / 100
-            else:
-                shares[row, number] += percent / 100
-    return shares, unmapped, unknown, problems
-
-
-def _covers(
-    label: str, rows: Sequence[ValueRow], resolver: Resolver
-) -> tuple[list[tuple[int | None, float]], list[tuple[str, str]]]:
-    """Covers and percentages of one polygon: from the table, or from its label."""
-    odd: list[tuple[str, str]] = []
-    parsed: list[LabelPart] = []
-    if not label:
-        # SIOSE's sign of a polygon that nobody interpreted, whatever is left of it in the table.
-        return [], [("unlabelled", f"{len(rows)} rows in the table")] if rows else []
-    try:
-        parsed = parse_label(label)
-    except ValueError as error:
-        odd.append(("label", str(error)))
-    given: list[ValueRow] = list(rows)
-    if not given:
-        given = [ValueRow(None, part.cover, part.percent) for part in parsed]
-    covers: list[tuple[int | None, float]] = []
-    for number, name, percent in given:
-        if percent is None or not 0 <= percent <= 100 + OFF_PERCENT:
-            odd.append(("percentage", f"{percent} % of {name or number} in {label!r}"))
-            percent = 0.0
-        cover = number if number is not None else resolver.id_of(_cover_label(name))
-        if cover is None or not resolver.is_mapped(cover):
-            odd.append(("cover", f"{name or number!r} in {label}"))
-            cover = None
-        covers.append((cover, percent))
-    total = sum(percent for _, percent in covers)
-    if covers and abs(total - 100) > OFF_PERCENT:
-        odd.append(("percentage", f"{label} sums to {total:g} %"))
-    if rows and parsed and not odd:
-        table: dict[int | None, float] = {}
-        for cover, percent in covers:
-            table[cover] = table.get(cover, 0.0) + percent
-        said: dict[int | None, float] = {}
-        for part in parsed:
-            key = resolver.id_of(part.cover)
-            said[key] = said.get(key, 0.0) + part.percent
-        if any(abs(table.get(k, 0.0) - said.get(k, 0.0)) > LABEL_ROUNDING for k in {*table, *said}):
-            shown = "_".join(f"{percent:g}:{cover}" for cover, percent in covers)
-            odd.append(("disagreement", f"label {label} against table {shown}"))
-    return covers, odd
-
-
-def _cover_label(abbreviation: str) -> str:
-    """Label of a cover without the percentage and attributes that ``CODE_ABREV`` may carry."""
-    try:
-        return parse_label(abbreviation)[0].cover
-    except ValueError:
-        return abbreviation  # of a base that writes covers in its own way: see `aliases`
+    found = [problem for problem in resolved.problems if kept[problem.row]]
+    doubtful = {problem.row for problem in found}
+    nothing = (resolved.sources == "") & (polygons.labels != "") & kept
+    problems += [
+        Problem("no_values", f"{polygons.labels[row]!r}: no covers", int(row))
+        for row in np.flatnonzero(nothing)
+        if row not in doubtful
+    ]
+    return problems + found
 
 
 def _reasons(
-    shares: NDArray[np.float64],
-    unknown: NDArray[np.float64],
-    labels: NDArray[np.object_],
-) -> list[str]:
+    shares: NDArray[np.float64], labels: NDArray[np.object_], base: SioseBase
+) -> NDArray[np.object_]:
     """Why a polygon has no class at all, or an empty string."""
-    reasons = []
-    for row, label in enumerate(labels):
-        if shares[row].sum() > 0:
-            reasons.append("")
-        elif unknown[row] > 0:
-            reasons.append("unknown")
-        else:
-            reasons.append("unmapped" if label else "empty_label")
+    named = base.columns.label is not None or base.columns.code is not None
+    reasons = np.where((labels == "") & named, "empty_label", "unmapped").astype(object)
+    reasons[shares[:, -1] > 0] = "unknown"
+    reasons[shares[:, :-2].sum(axis=1) > 0] = ""
     return reasons
 
 
 def _judge(
-    problems: Iterable[Problem],
-    frame: geopandas.GeoDataFrame,
-    crs: str,
-    settings: SioseSettings,
-    shown: geopandas.GeoDataFrame,
+    problems: Sequence[Problem], settings: SioseSettings, shown: geopandas.GeoDataFrame
 ) -> None:
     """Raise or say what was found, all of one kind at once."""
+    if not problems:
+        return
     kinds: dict[str, list[str]] = {}
     rows: dict[str, set[int]] = {}
-    digits = 5 if frame.crs.is_geographic else 0
-    for problem in problems:
-        point = shapely.point_on_surface(frame.geometry.iloc[problem.row])
+    digits = 5 if shown.crs.is_geographic else 0
+    crs = shown.crs.to_string()
+    points = shapely.point_on_surface(shown.geometry.to_numpy())
+    for problem, polygon, x, y in zip(
+        problems, shown["polygon_id"], shapely.get_x(points), shapely.get_y(points), strict=True
+    ):
         kinds.setdefault(problem.kind, []).append(
-            f"{problem.polygon}  at {point.x:.{digits}f}, {point.y:.{digits}f} ({crs}): "
-            f"{problem.text}"
+            f"{polygon}  at {x:.{digits}f}, {y:.{digits}f} ({crs}): {problem.text}"
         )
         rows.setdefault(problem.kind, set()).add(problem.row)
-    sentences = {
-        "cover": "carry a cover that no class of the nomenclature gathers",
-        "percentage": "have percentages that are none, or do not sum to 100",
-        "label": "have a label that cannot be read",
-        "disagreement": "have a label that disagrees with the table, which is used",
-        "unlabelled": "have an empty label and are not used, though the table has rows of them",
-        "repaired": "had invalid geometry and were repaired",
-        "duplicate": "share their ID_POLYGON, and with it their rows of the table",
-    }
     remedies = {
         "cover": "Add it to a class, to `ignore` or to `aliases` of the nomenclature, or leave it "
         "unmapped with `siose.unknown_covers: ignore`.",
         "percentage": "Mend the base, or use the percentages as they are with "
         "`siose.off_percentages: ignore`.",
-        "label": "Mend the base, or use the table alone with `siose.off_percentages: ignore`.",
+        "label": "Mend the base, or use its table alone with `siose.source: table`, or leave such "
+        "polygons out with `siose.off_percentages: ignore`.",
     }
     lenient = {
         "cover": settings.unknown_covers == "ignore",
@@ -380,14 +357,14 @@ def _judge(
     fatal = [kind for kind in lenient if kind in kinds and not lenient[kind]]
     for kind, items in kinds.items():
         if kind not in fatal:
-            log.warning("%d polygons %s: %s", len(rows[kind]), sentences[kind], items[0])
+            log.warning("%d polygons %s: %s", len(rows[kind]), SENTENCES[kind], items[0])
     if fatal:
         first, *others = fatal
         items = list(kinds[first])
         for kind in others:
-            items += [f"{len(rows[kind])} polygons {sentences[kind]}:", *kinds[kind]]
+            items += [f"{len(rows[kind])} polygons {SENTENCES[kind]}:", *kinds[kind]]
         raise PolygonError(
-            f"{len(rows[first])} polygons {sentences[first]}.",
+            f"{len(rows[first])} polygons {SENTENCES[first]}.",
             items,
             " ".join(remedies[kind] for kind in fatal),
             shown,

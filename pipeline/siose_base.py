@@ -1,33 +1,82 @@
-"""SIOSE bases as GeoPackages: finding and reading the polygons, the values and the codelist.
+"""SIOSE bases: which dialect a file speaks, where its polygons are and what resolves them.
 
-A layer of polygons (``*T_POLIGONOS``) and a table with one row a cover of a polygon
-(``*T_VALORES``) are joined by ``ID_POLYGON``; ``LISTADO_COBERTURAS`` is the codelist.
+A base is SIOSE AR (``*T_POLIGONOS`` and ``*T_VALORES``, or ``*T_COMBINADA``), classic SIOSE of 2005
+to 2014, or any layer of polygons with one column of codes; in a GeoPackage, a Shapefile with its
+tables beside it, a file geodatabase, or whatever else GDAL reads.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
-import math
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyogrio
-import shapely
-from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.nomenclature import Cover, siose_ar_codelist
+from pipeline.codelists import BUILT_IN, Codelist, Cover, built_in, completed
+from pipeline.config import SioseSettings
+from pipeline.errors import InputError, SettingsError
+from pipeline.siose_tables import READ_ERRORS, Table, batches, chosen, numbers, tables_of, texts
 
 log = logging.getLogger(__name__)
 
-Bounds = tuple[float, float, float, float]
+SOURCES = ("table", "label", "xml", "maximum")
+"""What shares come from, best first; ``code`` stands alone."""
 
-_POLYGONS = (shapely.GeometryType.POLYGON.value, shapely.GeometryType.MULTIPOLYGON.value)
+TOLERANCE_M = {"siose_ar": 1.0, "siose_classic": 5.0}
+"""How far an outline may be from what it outlines, in metres on the ground.
+
+Source: SIOSE 2005, "Documento técnico": 5 m at 1:25 000. SIOSE AR gives scales from 1:1 000 to
+1:5 000 and no figure of its own: 0.2 mm on paper at 1:5 000.
+"""
+
+_LABELS = {"SIOSE_CODE": "siose_classic", "ROTULO": "siose_ar"}
+_CODELISTS = ("LISTADO_COBERTURAS", "TC_SIOSE_COBERTURAS")
+
+
+@dataclass(frozen=True)
+class PolygonColumns:
+    """Columns of the polygons' layer, as it writes them; None where it has none.
+
+    Attributes:
+        polygon: ``ID_POLYGON``.
+        label: ``ROTULO`` or ``SIOSE_CODE``.
+        xml: ``SIOSE_XML``.
+        maximum: ``ID_COBERTURA_MAX``.
+        code: The column of codes that the settings name.
+    """
+
+    polygon: str | None = None
+    label: str | None = None
+    xml: str | None = None
+    maximum: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True)
+class ValueColumns:
+    """Columns of the values table, as it writes them; None where it has none.
+
+    Attributes:
+        polygon: ``ID_POLYGON``.
+        percent: ``SUPERF_POR_SINREDONDEO`` or ``SUPERF_POR``.
+        cover: ``ID_COBERTURA`` or ``ID_COBERTURAS``.
+        label: ``CODE_ABREV``.
+        attributes: ``ATRIBUTOS``.
+        row: ``INTER_ID``.
+        above: ``INTER_ANCESTROS``.
+    """
+
+    polygon: str
+    percent: str
+    cover: str | None
+    label: str | None
+    attributes: str | None
+    row: str | None
+    above: str | None
 
 
 @dataclass(frozen=True)
@@ -35,210 +84,146 @@ class SioseBase:
     """An open SIOSE base.
 
     Attributes:
-        path: The GeoPackage.
-        polygons: Name of the polygons' layer.
-        values: Name of the values table.
-        codelist: Covers: the base's own list where it has one, completed by SIOSE AR's.
+        path: The file.
+        layer: Name of the polygons' layer.
         crs: Coordinate reference system of the polygons, ``EPSG:4258`` or WKT.
-        polygon_columns: Columns of the layer by their upper-case name, as the base writes them.
-        value_columns: Columns of the values table, likewise.
+        columns: Columns of the layer.
+        table: The values table, or None.
+        table_columns: Its columns, or None.
+        codelist: The covers: the base's own list, completed by the built-in one of its dialect.
+        sources: What shares come from, best first.
+        curved: Whether outlines may have arcs, which have to be made into lines.
+        fast: Whether a rectangle is found without a look at every polygon.
     """
 
     path: Path
-    polygons: str
-    values: str
-    codelist: tuple[Cover, ...]
+    layer: str
     crs: str
-    polygon_columns: Mapping[str, str]
-    value_columns: Mapping[str, str]
+    columns: PolygonColumns
+    table: Table | None
+    table_columns: ValueColumns | None
+    codelist: Codelist
+    sources: tuple[str, ...]
+    curved: bool
+    fast: bool
+
+    @property
+    def tolerance_m(self) -> float:
+        """How far its outlines may be off, in metres; 0 where nothing is known of it."""
+        return TOLERANCE_M.get(self.codelist.name, 0.0)
+
+    @property
+    def description(self) -> str:
+        """The base in a line: dialect, layer, what shares come from."""
+        dialects = {"siose_ar": "SIOSE AR", "siose_classic": "classic SIOSE"}
+        table = f" ({self.table.name})" if self.table and "table" in self.sources else ""
+        return (
+            f"{dialects.get(self.codelist.name, f'codes ({self.codelist.name})')}, layer "
+            f"{self.layer}, shares from {', then '.join(self.sources)}{table}"
+        )
 
 
-@dataclass(frozen=True)
-class BasePolygons:
-    """Polygons of a base in the order of their fid, so that nothing depends on its index.
-
-    Attributes:
-        ids: ``ID_POLYGON``, shape ``(n,)``.
-        labels: ``ROTULO`` without spaces around it, empty where there is none, shape ``(n,)``.
-        geometry: Polygons in the base's CRS, valid, shape ``(n,)``.
-        repaired: Which of them were not valid, bool, shape ``(n,)``.
-    """
-
-    ids: NDArray[np.object_]
-    labels: NDArray[np.object_]
-    geometry: NDArray[np.object_]
-    repaired: NDArray[np.bool_]
-
-
-class ValueRow(NamedTuple):
-    """A row of the values table.
-
-    Attributes:
-        cover: ``ID_COBERTURA``, or None.
-        label: ``CODE_ABREV`` as written (``70SNE``, ``SNE``), may be empty.
-        percent: ``SUPERF_POR_SINREDONDEO``, or None where it is no number.
-    """
-
-    cover: int | None
-    label: str
-    percent: float | None
-
-
-def open_base(path: Path) -> SioseBase:
-    """Find the polygons, the values and the codelist of a SIOSE AR GeoPackage.
-
-    Raises:
-        InputError: If it is missing, truncated or no GeoPackage, or lacks a table or a column.
-    """
-    if not path.exists():
-        raise InputError(f"SIOSE base {path}: there is no such file.")
-    _check_whole(path)
-    try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-    except pyogrio.errors.DataSourceError as error:
-        raise InputError(
-            f"SIOSE base {path}: cannot be read as a GeoPackage.", [str(error)]
-        ) from error
-    with _connected(path) as connection:
-        # SQLite's own list: GDAL leaves out tables that are not registered in gpkg_contents.
-        tables = [
-            str(name)
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY rowid"
-            )
-        ]
-        wrong: list[str] = []
-        polygons = _the_one(layers, "layer *T_POLIGONOS", wrong)
-        values = _the_one(tables, "table *T_VALORES", wrong)
-        if wrong:
-            raise InputError(
-                f"SIOSE base {path}: is not a SIOSE AR GeoPackage.",
-                wrong,
-                "SIOSE AR is a GeoPackage with SAR_[pp]_T_POLIGONOS and SAR_[pp]_T_VALORES.",
-            )
-        try:
-            information = pyogrio.read_info(path, layer=polygons)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-            raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
-        if not information["crs"]:
-            raise InputError(
-                f"SIOSE base {path}: layer {polygons} has no coordinate reference system.",
-                remedy="SIOSE AR is EPSG:4258; ogr2ogr -a_srs EPSG:4258 sets it.",
-            )
-        polygon_columns = {str(name).upper(): str(name) for name in information["fields"]}
-        value_columns = _columns(connection, values)
-        missing = [
-            f"{table}: column {name} is missing"
-            for table, columns, needed in (
-                (polygons, polygon_columns, ("ID_POLYGON", "ROTULO")),
-                (values, value_columns, ("ID_POLYGON", "SUPERF_POR_SINREDONDEO")),
-            )
-            for name in needed
-            if name not in columns
-        ]
-        if not {"ID_COBERTURA", "CODE_ABREV"} & set(value_columns):
-            missing.append(f"{values}: neither ID_COBERTURA nor CODE_ABREV is there")
-        if missing:
-            raise InputError(f"SIOSE base {path}: lacks columns of SIOSE AR.", missing)
-        codelist = _completed(_codelist(connection, path, tables))
-    return SioseBase(
-        path, polygons, values, codelist, str(information["crs"]), polygon_columns, value_columns
-    )
-
-
-def read_polygons(base: SioseBase, bounds: Bounds) -> BasePolygons:
-    """Read the polygons whose box touches a rectangle, through the base's spatial index.
+def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
+    """Find the polygons of a base, what resolves them, and its codelist.
 
     Args:
-        base: The SIOSE base.
-        bounds: Left, bottom, right, top in the base's CRS.
+        path: GeoPackage, Shapefile, file geodatabase or another file that GDAL reads.
+        settings: What the run says of it: source, layer, column of codes, codelist.
 
     Raises:
-        InputError: If the base cannot be read.
+        InputError: If it is missing, truncated, in a format that GDAL lacks, or has no layer,
+            table or column that could resolve its polygons.
+        SettingsError: If the settings name a layer or column that it does not have.
     """
-    names = [base.polygon_columns["ID_POLYGON"], base.polygon_columns["ROTULO"]]
+    settings = settings or SioseSettings()
+    _check_readable(path)
     try:
-        meta, fids, geometry, fields = pyogrio.raw.read(
-            base.path, layer=base.polygons, bbox=bounds, columns=names, return_fids=True
+        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    except READ_ERRORS as error:
+        raise InputError(
+            f"SIOSE base {path}: cannot be read as a GeoPackage, Shapefile or other layer.",
+            [str(error)],
+        ) from error
+    tables = tables_of(path, layers)
+    layer = _layer(path, layers, tables, settings)
+    try:
+        information = pyogrio.read_info(path, layer=layer)
+    except READ_ERRORS as error:
+        raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
+    fields = {str(name).upper(): str(name) for name in information["fields"]}
+    if not information["crs"]:
+        raise InputError(
+            f"SIOSE base {path}: layer {layer} has no coordinate reference system.",
+            remedy="SIOSE AR is EPSG:4258, classic SIOSE an ETRS89 UTM zone; "
+            "ogr2ogr -a_srs EPSG:4258 sets it.",
         )
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.DataLayerError,
-        pyogrio.errors.FeatureError,
-    ) as error:
-        raise InputError(f"SIOSE base {base.path}: cannot be read.", [str(error)]) from error
-    # By fid: GDAL returns spatially filtered features in the order of the R-tree's nodes.
-    order = np.argsort(fids, kind="stable")
-    columns = dict(zip(meta["fields"], fields, strict=True))
-    ids = _texts(columns[names[0]][order])
-    labels = _texts(columns[names[1]][order])
-    shapes = np.asarray(shapely.from_wkb(geometry[order]), object)
-    there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
-    areal = np.isin(shapely.get_type_id(shapes), _POLYGONS)
-    invalid = there & ~(shapely.is_valid(shapes) & areal)
-    shapes[invalid] = _polygonal(shapely.make_valid(shapes[invalid]))
-    lost = ~there | shapely.is_empty(shapes)
-    if lost.any():
-        log.warning(
-            "%d polygons of %s have no area, and are left out: %s",
-            lost.sum(), base.path, ", ".join(ids[lost][:5]),
-        )  # fmt: skip
-    return BasePolygons(ids[~lost], labels[~lost], shapes[~lost], invalid[~lost])
+    columns = _polygon_columns(path, layer, fields, settings)
+    values, value_columns = (None, None)
+    if not settings.code_column:
+        values, value_columns = _values(path, layer, columns, tables, settings)
+    sources = _sources(path, layer, columns, values, settings)
+    name = _dialect(columns, value_columns, settings)
+    own = () if settings.code_column else _own_codelist(path, tables)
+    known = name in BUILT_IN
+    codelist = completed(own, built_in(name)) if known else Codelist(name, own, open=not own)
+    return SioseBase(
+        path,
+        layer,
+        str(information["crs"]),
+        columns,
+        values,
+        value_columns,
+        codelist,
+        sources,
+        curved=information["geometry_type"]
+        not in {f"{d}{g}{z}" for d in ("", "2.5D ") for g in ("Polygon", "MultiPolygon")
+                for z in ("", " Z", " M", " ZM")},
+        fast=bool(information["capabilities"]["fast_spatial_filter"]),
+    )  # fmt: skip
 
 
-def read_values(base: SioseBase, ids: Iterable[str]) -> dict[str, list[ValueRow]]:
-    """Read the rows of the values table of some polygons, in the table's order.
-
-    Returns:
-        Rows by ``ID_POLYGON``; polygons without rows are not there.
-
-    Raises:
-        InputError: If the table cannot be read.
-    """
-    column = base.value_columns
-    cover = f'v."{column["ID_COBERTURA"]}"' if "ID_COBERTURA" in column else "NULL"
-    label = f'v."{column["CODE_ABREV"]}"' if "CODE_ABREV" in column else "NULL"
-    query = (
-        f'SELECT v."{column["ID_POLYGON"]}", {cover}, {label}, '
-        f'v."{column["SUPERF_POR_SINREDONDEO"]}" FROM "{base.values}" AS v '
-        f'WHERE v."{column["ID_POLYGON"]}" IN (SELECT id FROM temp.wanted) ORDER BY v.rowid'
-    )
-    found: dict[str, list[ValueRow]] = {}
-    with _connected(base.path) as connection:
-        connection.execute("CREATE TEMP TABLE wanted (id TEXT PRIMARY KEY)")
-        connection.executemany(
-            "INSERT OR IGNORE INTO temp.wanted VALUES (?)", [(str(i),) for i in ids if i]
-        )
-        for polygon, number, name, percent in connection.execute(query):
-            whole = _number(number)
-            found.setdefault(str(polygon), []).append(
-                ValueRow(
-                    None if whole is None else int(whole),
-                    str(name or "").strip(),
-                    _number(percent),
-                )
-            )
-    return found
-
-
-def total_bounds(base: SioseBase) -> Bounds:
+def total_bounds(base: SioseBase) -> tuple[float, float, float, float]:
     """Extent of all polygons in the base's CRS: left, bottom, right, top."""
-    information = pyogrio.read_info(base.path, layer=base.polygons, force_total_bounds=True)
+    information = pyogrio.read_info(base.path, layer=base.layer, force_total_bounds=True)
     left, bottom, right, top = information["total_bounds"]
     return left, bottom, right, top
 
 
-def _the_one(names: Sequence[str], wanted: str, wrong: list[str]) -> str:
-    """The one name with the wanted ending; what is wrong is added to ``wrong``."""
-    found = [name for name in names if name.upper().endswith(wanted.split("*")[1])]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        wrong.append(f"has more than one {wanted}: {', '.join(found)}")
-    else:
-        listed = [name for name in names if not name.startswith(("gpkg_", "rtree_", "sqlite_"))]
-        wrong.append(f"has no {wanted}; it has {', '.join(listed) or 'none'}")
-    return ""
+def _check_readable(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"SIOSE base {path}: there is no such file.")
+    kind = path.suffix.lower()
+    if kind in (".mdb", ".accdb"):
+        raise InputError(
+            f"SIOSE base {path}: is an Access database, which GDAL reads on Windows only.",
+            remedy="Export it there to a GeoPackage (ogr2ogr base.gpkg base.mdb), or its polygons "
+            "to a Shapefile and its tables to CSV beside it (mdb-export base.mdb T_VALORES > "
+            "T_VALORES.csv).",
+        )
+    if kind == ".zip":
+        raise InputError(
+            f"SIOSE base {path}: is a ZIP archive.",
+            remedy="Unpack it: reading a sheet's footprint from it would unpack it every time.",
+        )
+    if not path.is_dir() and path.stat().st_size == 0:
+        raise InputError(f"SIOSE base {path}: is empty.", remedy="Copy or download it again.")
+    if path.is_dir() and kind != ".gdb":
+        files = sorted(f.name for f in path.iterdir() if f.suffix.lower() in (".gpkg", ".shp"))
+        raise InputError(
+            f"SIOSE base {path}: is a folder.", files, "Name the GeoPackage or Shapefile in it."
+        )
+    if kind == ".shp":
+        lacking = [
+            path.with_suffix(suffix).name
+            for suffix in (".shx", ".dbf")
+            if not any(path.with_suffix(s).exists() for s in (suffix, suffix.upper()))
+        ]
+        if lacking:
+            raise InputError(
+                f"SIOSE base {path}: is a Shapefile without {' and '.join(lacking)}.",
+                remedy="Copy all files of the Shapefile.",
+            )
+    _check_whole(path)
 
 
 def _check_whole(path: Path) -> None:
@@ -265,89 +250,238 @@ def _check_whole(path: Path) -> None:
         )
 
 
-def _polygonal(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The polygons of repaired geometries: repairing leaves stray lines and points beside them."""
-    result = np.empty(len(geometries), object)
-    for i, geometry in enumerate(geometries):
-        parts = [p for p in shapely.get_parts(geometry) if shapely.get_type_id(p) in _POLYGONS]
-        result[i] = shapely.union_all(parts) if parts else shapely.Polygon()
-    return result
+def _layer(
+    path: Path, layers: Sequence[str], tables: Iterable[Table], settings: SioseSettings
+) -> str:
+    """The layer of the polygons."""
+    if settings.layer:
+        named = [name for name in layers if name.upper() == settings.layer.upper()]
+        if not named:
+            near = difflib.get_close_matches(settings.layer, layers, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SettingsError(
+                f"siose.layer: {path} has no layer {settings.layer!r}{hint}",
+                [f"layers: {', '.join(layers) or 'none'}"],
+            )
+        return named[0]
+    found: list[str] = []
+    if not settings.code_column:
+        for ending in ("T_POLIGONOS", "T_COMBINADA"):
+            found = found or [name for name in layers if name.upper().endswith(ending)]
+    # Without SIOSE's names, a layer is known by its columns; SIOSE AR's T_USOS is use, not cover.
+    found = found or [
+        name
+        for name in layers
+        if not name.upper().endswith("T_USOS") and _resolvable(path, name, settings)
+    ]
+    if len(found) == 1:
+        return found[0]
+    tables_named = ", ".join(table.name for table in tables)
+    there = f"layers: {', '.join(layers) or 'none'}"
+    if found:
+        raise InputError(
+            f"SIOSE base {path}: has more than one layer of polygons: {', '.join(found)}.",
+            remedy="Say which with `siose.layer`.",
+        )
+    if settings.code_column:
+        raise SettingsError(
+            f"siose.code_column: no layer of {path} has a column {settings.code_column!r}.",
+            [there, *(f"{name}: {', '.join(_fields(path, name))}" for name in layers)],
+        )
+    raise InputError(
+        f"SIOSE base {path}: has no layer that looks like SIOSE.",
+        [there, f"tables: {tables_named or 'none'}",
+         *(f"{name}: {', '.join(_fields(path, name)) or 'no columns'}" for name in layers)],
+        "SIOSE has a layer *T_POLIGONOS or *T_COMBINADA, or one with a column ROTULO, SIOSE_CODE, "
+        "SIOSE_XML or ID_COBERTURA_MAX. For another layer name its column of codes in "
+        "`siose.code_column`.",
+    )  # fmt: skip
 
 
-def _texts(values: NDArray[Any]) -> NDArray[np.object_]:
-    texts = np.empty(len(values), object)
-    texts[:] = ["" if v is None or v != v else str(v).strip() for v in values.tolist()]
-    return texts
+def _resolvable(path: Path, layer: str, settings: SioseSettings) -> bool:
+    fields = {name.upper(): name for name in _fields(path, layer)}
+    if settings.code_column:
+        return chosen(fields, [settings.code_column.upper()]) is not None
+    return chosen(fields, ["ROTULO", "SIOSE_CODE", "SIOSE_XML", "ID_COBERTURA_MAX"]) is not None
 
 
-def _number(value: object) -> float | None:
-    """A number as SQLite gives it: columns have types in name only, and Spain a decimal comma."""
-    if isinstance(value, str):
-        value = value.strip().replace(",", ".")
+def _fields(path: Path, layer: str) -> list[str]:
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+        return [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+    except READ_ERRORS as error:
+        raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
 
 
-def _completed(own: tuple[Cover, ...]) -> tuple[Cover, ...]:
-    """A base's codelist, and of SIOSE AR's what does not contradict it.
-
-    A base may list only the covers that occur in it; a class may name others all the same.
-    """
-    ids, labels = {cover.id for cover in own}, {cover.label for cover in own}
-    return own + tuple(
-        cover
-        for cover in siose_ar_codelist()
-        if cover.id not in ids and cover.label.upper() not in labels
+def _polygon_columns(
+    path: Path, layer: str, fields: Mapping[str, str], settings: SioseSettings
+) -> PolygonColumns:
+    code = None
+    if settings.code_column:
+        code = chosen(fields, [settings.code_column.upper()])
+        if code is None:
+            near = difflib.get_close_matches(settings.code_column.upper(), list(fields), n=1)
+            hint = f"; did you mean {fields[near[0]]!r}?" if near else ""
+            raise SettingsError(
+                f"siose.code_column: layer {layer} of {path} has no column "
+                f"{settings.code_column!r}{hint}",
+                [f"columns: {', '.join(fields.values())}"],
+            )
+    return PolygonColumns(
+        polygon=chosen(fields, ["ID_POLYGON"]),
+        label=chosen(fields, list(_LABELS)),
+        xml=chosen(fields, ["SIOSE_XML"]),
+        maximum=chosen(fields, ["ID_COBERTURA_MAX"]),
+        code=code,
     )
 
 
-def _codelist(
-    connection: sqlite3.Connection, path: Path, tables: Sequence[str]
-) -> tuple[Cover, ...]:
-    names = [name for name in tables if name.upper() == "LISTADO_COBERTURAS"]
-    if not names:
+def _values(
+    path: Path,
+    layer: str,
+    columns: PolygonColumns,
+    tables: Iterable[Table],
+    settings: SioseSettings,
+) -> tuple[Table | None, ValueColumns | None]:
+    """The values table and its columns, where there is one."""
+    if settings.source not in ("auto", "table"):
+        return None, None
+    found = [table for table in tables if table.name.upper().endswith("T_VALORES")]
+    if len(found) > 1:
+        # SAR_46_T_POLIGONOS and SAR_46_T_VALORES belong together.
+        stem = layer.upper().removesuffix("T_POLIGONOS").removesuffix("T_COMBINADA")
+        found = [table for table in found if table.name.upper() == f"{stem}T_VALORES"] or found
+    if len(found) > 1:
+        raise InputError(
+            f"SIOSE base {path}: has more than one table of values.",
+            [f"{table.name} ({table.path.name})" for table in found],
+            f"Leave the one that belongs to layer {layer}.",
+        )
+    if not found:
+        return None, None
+    table = found[0]
+    polygon = table.column("ID_POLYGON")
+    percent = table.column("SUPERF_POR_SINREDONDEO", "SUPERF_POR")
+    cover = table.column("ID_COBERTURA", "ID_COBERTURAS")
+    label = table.column("CODE_ABREV", "CODE_ABREVIADO")
+    row, above = table.column("INTER_ID"), table.column("INTER_ANCESTROS")
+    missing = [] if columns.polygon else [f"{layer}: column ID_POLYGON is missing"]
+    if not polygon:
+        missing.append(f"{table.name}: column ID_POLYGON is missing")
+    if not percent:
+        missing.append(
+            f"{table.name}: column SUPERF_POR_SINREDONDEO (SIOSE AR) or SUPERF_POR (classic) is "
+            "missing"
+        )
+    if not cover and not label:
+        missing.append(
+            f"{table.name}: neither ID_COBERTURA (ID_COBERTURAS) nor CODE_ABREV is there"
+        )
+    if bool(row) != bool(above):
+        missing.append(
+            f"{table.name}: column {'INTER_ANCESTROS' if row else 'INTER_ID'} is missing, and with "
+            "it what is inside what"
+        )
+    if missing:
+        raise InputError(
+            f"SIOSE base {path}: lacks columns of its values table.",
+            missing,
+            "Mend the base, or resolve it without the table: `siose.source: label`.",
+        )
+    assert polygon is not None
+    assert percent is not None
+    return table, ValueColumns(
+        polygon, percent, cover, label, table.column("ATRIBUTOS"), row, above
+    )
+
+
+def _sources(
+    path: Path,
+    layer: str,
+    columns: PolygonColumns,
+    values: Table | None,
+    settings: SioseSettings,
+) -> tuple[str, ...]:
+    """What shares come from, best first."""
+    if columns.code:
+        return ("code",)
+    there = {
+        "table": values is not None,
+        "label": columns.label is not None,
+        "xml": columns.xml is not None,
+        "maximum": columns.maximum is not None,
+    }
+    if settings.source == "auto":
+        found = tuple(name for name in SOURCES if there[name])
+    else:
+        found = tuple(name for name in SOURCES if there[name] and name == settings.source)
+    if found:
+        return found
+    needed = {
+        "table": "a table *T_VALORES (in the base, or as DBF or CSV beside a Shapefile)",
+        "label": "a column ROTULO or SIOSE_CODE",
+        "xml": "a column SIOSE_XML",
+        "maximum": "a column ID_COBERTURA_MAX",
+    }
+    if settings.source == "auto":
+        raise InputError(
+            f"SIOSE base {path}: layer {layer} has nothing that tells its covers.",
+            [f"it has neither {', nor '.join(needed.values())}"],
+            "For another layer name its column of codes in `siose.code_column`.",
+        )
+    others = [name for name in SOURCES if there[name]]
+    raise SettingsError(
+        f"siose.source: {settings.source} needs {needed[settings.source]}, and {path} has none.",
+        [f"it has: {', '.join(others) or 'no table'}"],
+        "Choose one of these, or auto.",
+    )
+
+
+def _dialect(columns: PolygonColumns, values: ValueColumns | None, settings: SioseSettings) -> str:
+    """Name of the codelist that the base's ids and labels are of."""
+    if settings.codelist != "auto":
+        return settings.codelist
+    if columns.code:
+        return "codes"
+    if values is not None and values.row is not None:
+        return "siose_classic"
+    if values is not None and values.cover is not None:
+        # In full where it is not cut to ten characters: one letter tells the two apart.
+        upper = values.cover.upper()
+        if upper in ("ID_COBERTURA", "ID_COBERTURAS"):
+            return "siose_ar" if upper == "ID_COBERTURA" else "siose_classic"
+    if columns.label:
+        return _LABELS[columns.label.upper()]
+    return "siose_classic" if columns.xml else "siose_ar"
+
+
+def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
+    """The base's own list of covers, or none."""
+    found = [table for table in tables if table.name.upper().endswith(_CODELISTS)]
+    if not found:
         return ()
-    columns = _columns(connection, names[0])
-    label = columns.get("ETIQUETA") or columns.get("CODE_ABREV")
-    number, text = columns.get("ID_COBERTURA"), columns.get("DESCRIPCION")
-    if not label or not number:
-        log.warning("%s lacks ID_COBERTURA or ETIQUETA; SIOSE AR's own codelist is used", names[0])
+    table = found[0]
+    number = table.column("ID_COBERTURA", "ID_COBERTURAS")
+    label = table.column("ETIQUETA", "CODE_ABREVIADO", "CODE_ABREV")
+    text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS")
+    if not number or not label:
+        log.warning(
+            "%s: %s lacks ID_COBERTURA or its labels; the built-in codelist is used",
+            path, table.name,
+        )  # fmt: skip
         return ()
-    described = f'"{text}"' if text else "NULL"
     covers, wrong = [], []
-    for i, n, d in connection.execute(
-        f'SELECT "{number}", "{label}", {described} FROM "{names[0]}"'
-    ):
-        if i is None or not n:
-            continue
-        whole = _number(i)
-        if whole is None:
-            wrong.append(f"{names[0]}: ID_COBERTURA {i!r} of {n} is not a number")
-        else:
-            covers.append(Cover(int(whole), str(n).strip().upper(), str(d or "")))
+    for columns in batches(table, [number, label, *([text] if text else [])]):
+        rows: list[list[Any]] = [texts(column).to_pylist() for column in columns]
+        described = rows[2] if text else [""] * len(rows[0])
+        for given, value, name, about in zip(
+            rows[0], numbers(columns[0]), rows[1], described, strict=True
+        ):
+            if given is None or not name:
+                continue
+            if value != value or value != int(value):
+                wrong.append(f"{table.name}: {number} {given!r} of {name} is not a number")
+            else:
+                covers.append(Cover(int(value), name.upper(), about or ""))
     if wrong:
         raise InputError(f"SIOSE base {path}: its codelist cannot be read.", wrong)
     return tuple(covers)
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> dict[str, str]:
-    rows = connection.execute(f'PRAGMA table_info("{table}")')
-    return {str(row[1]).upper(): str(row[1]) for row in rows}
-
-
-@contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection, also on a read-only file system."""
-    # immutable: SQLite would otherwise want to make -shm files beside a base in WAL mode.
-    mode = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
-        try:
-            yield connection
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"SIOSE base {path}: its tables cannot be read ({error}).") from error

@@ -26,6 +26,7 @@ from pipeline import (
     progress,
     shards,
     siose,
+    siose_values,
     strips,
     styles,
     tiling,
@@ -88,17 +89,50 @@ class Run:
             )
         return self.sheets[name]
 
+    @cached_property
+    def bases(self) -> dict[str, Path]:
+        """SIOSE bases of the sheets that have labels, by their name in file names."""
+        sheets = (self.sheets[name] for name in self.labelled_sheets)
+        return {sheet.base: sheet.siose for sheet in sheets}
+
     @property
     def labelled_sheets(self) -> list[str]:
         """Sheets that have labels: all but those of split ``map``."""
         return [sheet.name for sheet in self.sheets.values() if sheet.split != "map"]
 
 
-def class_proportions(run: Run, sheet: str) -> None:
+def index_values(run: Run, base: str) -> None:
+    """Index the values table of a SIOSE base, so that a sheet reads its own polygons' rows only."""
+    if base not in run.bases:
+        raise SettingsError(
+            f"{run.settings.sheets}: there is no SIOSE base {base!r}.",
+            [f"bases: {', '.join(run.bases)}"],
+        )
+    path = run.bases[base]
+    opened = siose.open_base(path, run.settings.siose)
+    log.info("%s: %s", path, opened.description)
+    table = siose_values.index_values(opened)
+    with published(run.paths.values_index(base)) as (draft,):
+        siose_values.write_index(table, draft)
+    log.info("%s: covers of %d polygons indexed", path, len(table))
+
+
+def class_proportions(run: Run, sheet: str, threads: int = 1) -> None:
     """Resolve the SIOSE polygons of one sheet to shares of the training classes."""
     row = run.sheet(sheet)
     orthophoto = geotiff.read_orthophoto(row.orthophoto)
-    base = siose.open_base(row.siose)
+    base = siose.open_base(row.siose, run.settings.siose)
+    log.info("sheet %s: %s: %s", sheet, base.path, base.description)
+    if not base.fast:
+        log.warning(
+            "%s has no spatial index: every sheet looks at all of its polygons. Make one, or use "
+            "a GeoPackage.", base.path,
+        )  # fmt: skip
+    index = siose_values.open_index(run.paths.values_index(row.base), base)
+    if index is None and base.table is not None:
+        # Without Snakemake, or of a base that has changed since.
+        index_values(run, row.base)
+        index = siose_values.open_index(run.paths.values_index(row.base), base)
     bounds = geotiff.bounds_in(orthophoto.grid, base.crs)
     problems = run.paths.problems(sheet)
     problems.unlink(missing_ok=True)
@@ -110,6 +144,8 @@ def class_proportions(run: Run, sheet: str) -> None:
             orthophoto.grid.crs,
             run.nomenclature,
             run.settings.siose,
+            index,
+            threads,
         )
     except siose.PolygonError as error:
         with published(problems) as (draft,):
@@ -139,6 +175,7 @@ def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
     grid = orthophoto.grid
     proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
     shapes = labels.label_shapes(proportions, grid, settings)
+    margin = labels.outline_margin(settings, grid, proportions.tolerance_m)
     class_pixels = np.zeros(len(classes), np.int64)
     masked_pixels = np.zeros(len(labels.REASONS), np.int64)
     outputs = (
@@ -159,7 +196,7 @@ def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
 
         def labelled(window: Window) -> labels.LabelledWindow:
             valid = source.valid(window)
-            return labels.label_window(shapes, window, valid, settings, len(classes))
+            return labels.label_window(shapes, window, valid, margin, len(classes))
 
         pixels = 0
         for window, result in ordered(labelled, grid.blocks(WINDOW), threads):

@@ -1,15 +1,13 @@
-rule class_proportions:
-    """Resolve the SIOSE polygons of one sheet to shares of the training classes."""
+rule index_values:
+    """Index the values table of a SIOSE base, once for all sheets on it."""
     input:
-        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
-        siose=lambda wildcards: sheets[wildcards.sheet].siose,
-        nomenclature=settings.nomenclature,
+        lambda wildcards: siose_files(BASES[wildcards.base]),
     output:
-        paths.proportions("{sheet}"),
+        paths.values_index("{base}"),
     log:
-        paths.log("class_proportions", "{sheet}"),
+        paths.log("index_values", "{base}"),
     benchmark:
-        paths.benchmark("class_proportions", "{sheet}")
+        paths.benchmark("index_values", "{base}")
     params:
         section=settings.siose.model_dump_json(),  # reruns this rule when its section changes
         config=paths.settings,
@@ -19,7 +17,34 @@ rule class_proportions:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=20,
     shell:
-        "python -m pipeline --log {log:q} class-proportions --config {params.config:q} --sheet {wildcards.sheet}"
+        "python -m pipeline --log {log:q} index-values --config {params.config:q} --base {wildcards.base}"
+
+
+rule class_proportions:
+    """Resolve the SIOSE polygons of one sheet to shares of the training classes."""
+    input:
+        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
+        siose=lambda wildcards: siose_files(sheets[wildcards.sheet].siose),
+        values=lambda wildcards: paths.values_index(sheets[wildcards.sheet].base),
+        nomenclature=settings.nomenclature,
+    output:
+        paths.proportions("{sheet}"),
+    log:
+        paths.log("class_proportions", "{sheet}"),
+    benchmark:
+        paths.benchmark("class_proportions", "{sheet}")
+    params:
+        section=settings.siose.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=20,
+    shell:
+        "python -m pipeline --log {log:q} class-proportions --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"
 
 
 rule label_raster:

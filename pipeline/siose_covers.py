@@ -1,0 +1,385 @@
+"""The covers of polygons, from the best source that each has: table, label, XML, maximum, code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.nomenclature import UNKNOWN_COVER, Resolver
+from pipeline.rotulo import LabelError, Part, leaves, off_percentages, parse
+from pipeline.siose_base import SioseBase
+from pipeline.siose_polygons import Attributes, read_xml
+from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex
+from pipeline.siose_xml import XmlError, parse_xml
+
+OFF_PERCENT = 1.0
+"""Percentages of a polygon may miss 100 by this much: they are rounded."""
+
+LABEL_ROUNDING = 1.0
+"""A label's percentages may differ from the table's by this much."""
+
+
+class Problem(NamedTuple):
+    """A polygon that needs a person's eye.
+
+    Attributes:
+        kind: What is wrong, as one word.
+        text: What is wrong, with labels and numbers.
+        row: Position of the polygon.
+    """
+
+    kind: str
+    text: str
+    row: int
+
+
+@dataclass(frozen=True)
+class ResolvedCovers:
+    """Covers of polygons, with the class of each.
+
+    Attributes:
+        covers: The covers.
+        cover_ids: Id of each key's cover in the base's codelist, -1 where it is none, int64.
+        classes: Class of each key, -1 where it is in none, int64.
+        sources: What each polygon's covers come from, empty where nothing tells them.
+        problems: Polygons that need a person's eye, by row.
+    """
+
+    covers: Covers
+    cover_ids: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    sources: NDArray[np.object_]
+    problems: list[Problem]
+
+    def shares(self, count: int, classes: int) -> NDArray[np.float64]:
+        """Share of each class in each polygon, 0 to 1; unmapped and unknown are the last two.
+
+        Unknown (``DSC``) is part of unmapped.
+
+        Returns:
+            float64, shape ``(count, classes + 2)``.
+        """
+        covers = self.covers
+        kind = self.classes[covers.key]
+        unknown = (kind < 0) & (self.cover_ids[covers.key] == UNKNOWN_COVER)
+        kind = np.where(kind < 0, classes, kind)
+        width = classes + 2
+        share = covers.percent / 100
+        place = covers.row * width + kind
+        flat = np.bincount(place, share, minlength=count * width).astype(np.float64)
+        result: NDArray[np.float64] = flat.reshape(count, width)
+        result[:, -1] = np.bincount(covers.row[unknown], share[unknown], minlength=count)
+        return result
+
+
+def resolve_covers(
+    base: SioseBase, polygons: Attributes, index: ValuesIndex | None, resolver: Resolver
+) -> ResolvedCovers:
+    """Find the covers of polygons and their classes.
+
+    A polygon has the covers of the first of the base's sources that has any of it. One whose label
+    is there and empty is SIOSE's sign of ground that nobody interpreted: it has none, whatever the
+    table says.
+
+    Args:
+        base: The base.
+        polygons: The polygons.
+        index: The base's values, where it has a table.
+        resolver: Classes, and what labels mean in this base.
+    """
+    return _Resolution(base, polygons, resolver).resolved(index)
+
+
+class _Resolution:
+    """Covers of the polygons at hand, found source by source."""
+
+    def __init__(self, base: SioseBase, polygons: Attributes, resolver: Resolver) -> None:
+        self.base, self.polygons, self.resolver = base, polygons, resolver
+        self.sources = np.full(len(polygons), "", object)
+        self.problems: list[Problem] = []
+        self.keys: dict[CoverKey, int] = {}
+        self.parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        self.ids: dict[str, int | None] = {}
+        labelled = base.columns.label is not None or base.columns.code is not None
+        self.open = np.ones(len(polygons), bool)  # polygons that still have no covers
+        if labelled:
+            self.open &= polygons.labels != ""
+
+    def resolved(self, index: ValuesIndex | None) -> ResolvedCovers:
+        said: Covers | None = None
+        flags = np.zeros(len(self.polygons), np.uint8)
+        for source in self.base.sources:
+            if source == "table" and index is not None:
+                flags = self._from_table(index)
+            elif source == "label":
+                said = self._from_labels()
+            elif source == "xml" and self.open.any():
+                self._from_xml()
+            elif source == "maximum":
+                self._from_maximum()
+            elif source == "code":
+                self._from_codes()
+        covers = self._joined()
+        cover_ids, classes = self._meaning(list(self.keys))
+        covers = self._checked(covers)
+        if said is not None:
+            self._compare(covers, said, cover_ids)
+        for bit, text in TREE_PROBLEMS.items():
+            self._tell("tree", np.flatnonzero(flags & bit), lambda row, text=text: text)
+        self.problems.sort(key=lambda problem: problem.row)
+        return ResolvedCovers(covers, cover_ids, classes, self.sources, self.problems)
+
+    def _from_table(self, index: ValuesIndex) -> NDArray[np.uint8]:
+        rows = index.find(self.polygons.ids)
+        flags = np.zeros(len(rows), np.uint8)
+        flags[rows >= 0] = index.flags[rows[rows >= 0]]
+        empty = np.zeros(len(rows), bool)
+        if self.base.columns.label is not None:
+            empty = (self.polygons.labels == "") & (rows >= 0)
+        self._tell("unlabelled", np.flatnonzero(empty), lambda row: "its table has rows")
+        rows[~self.open] = -1
+        found = index.covers(rows)
+        places = np.array([self._key(key) for key in found.keys], np.int64)
+        self._take("table", found.row, places[found.key], found.percent)
+        flags[rows < 0] = 0
+        return flags
+
+    def _from_labels(self) -> Covers:
+        """Covers of all labels, and of polygons without other covers, these."""
+        codes, distinct = pd.factorize(self.polygons.labels)
+        keys: list[NDArray[np.int64]] = []
+        percents: list[NDArray[np.float64]] = []
+        for code, label in enumerate(distinct.tolist()):
+            parts: tuple[Part, ...] = ()
+            odd: list[tuple[str, str]] = []
+            if label:
+                try:
+                    parts = parse(label)
+                except LabelError as error:
+                    odd = [("label", str(error))]
+                else:
+                    odd = [
+                        ("percentage", f"{label}: {text.replace('the label', 'it')}")
+                        for text in off_percentages(parts)
+                    ]
+            for kind, text in odd:
+                # Odd percentages of a label matter only where they are used.
+                rows = (codes == code) & (self.open | (kind == "label"))
+                self._tell(kind, np.flatnonzero(rows), lambda row, text=text: text)
+            key, percent = self._leaves(parts)
+            keys.append(key)
+            percents.append(percent)
+        said = _repeated(codes, keys, percents)
+        self._take("label", *self._of_open(said))
+        return Covers((), *said)
+
+    def _from_xml(self) -> None:
+        rows = np.flatnonzero(self.open)
+        found: list[NDArray[np.int64]] = []
+        percents: list[NDArray[np.float64]] = []
+        for row, text in zip(
+            rows.tolist(), read_xml(self.base, self.polygons.fids[rows]), strict=True
+        ):
+            parts: tuple[Part, ...] = ()
+            if text.strip():
+                try:
+                    parts = parse_xml(text)
+                except XmlError as error:
+                    self.problems.append(Problem("label", f"SIOSE_XML: {error}", row))
+                else:
+                    self.problems += [
+                        Problem("percentage", f"SIOSE_XML: {odd}", row)
+                        for odd in off_percentages(parts)
+                    ]
+            key, percent = self._leaves(parts)
+            found.append(key)
+            percents.append(percent)
+        place, keys, shares = _repeated(np.arange(len(rows)), found, percents)
+        self._take("xml", rows[place], keys, shares)
+
+    def _from_maximum(self) -> None:
+        rows = np.flatnonzero(self.open & (self.polygons.maximum > 0))
+        codes, distinct = pd.factorize(self.polygons.maximum[rows])
+        keys = np.array([self._key(CoverKey(int(number), "")) for number in distinct], np.int64)
+        self._take("maximum", rows, keys[codes], np.full(len(rows), 100.0))
+
+    def _from_codes(self) -> None:
+        rows = np.flatnonzero(self.open)
+        codes, distinct = pd.factorize(self.polygons.labels[rows])
+        keys = np.array([self._key(CoverKey(None, str(code))) for code in distinct], np.int64)
+        self._take("code", rows, keys[codes], np.full(len(rows), 100.0))
+
+    def _of_open(
+        self, parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        wanted = self.open[parts[0]]
+        return parts[0][wanted], parts[1][wanted], parts[2][wanted]
+
+    def _take(
+        self,
+        source: str,
+        row: NDArray[np.int64],
+        key: NDArray[np.int64],
+        percent: NDArray[np.float64],
+    ) -> None:
+        self.parts.append((row, key, percent))
+        self.sources[row] = source
+        self.open[row] = False
+
+    def _joined(self) -> Covers:
+        """The covers of all sources, by polygon."""
+        row, key, percent = (
+            np.concatenate([part[i] for part in self.parts]) if self.parts else np.zeros(0)
+            for i in range(3)
+        )
+        order = np.argsort(row, kind="stable")
+        return Covers(
+            tuple(self.keys),
+            row[order].astype(np.int64),
+            key[order].astype(np.int64),
+            percent[order],
+        )
+
+    def _key(self, key: CoverKey) -> int:
+        return self.keys.setdefault(key, len(self.keys))
+
+    def _leaves(self, parts: Sequence[Part]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        found = leaves(parts)
+        return (
+            np.array(
+                [
+                    self._key(
+                        CoverKey(int(leaf.cover), "", leaf.attributes, leaf.within)
+                        if leaf.cover.isdecimal()
+                        else CoverKey(None, leaf.cover, leaf.attributes, leaf.within)
+                    )
+                    for leaf in found
+                ],
+                np.int64,
+            ),
+            np.array([100 * leaf.share for leaf in found], np.float64),
+        )
+
+    def _id_of(self, label: str) -> int | None:
+        if label not in self.ids:
+            self.ids[label] = self.resolver.id_of(label)
+        return self.ids[label]
+
+    def _mended(self, key: CoverKey) -> tuple[CoverKey, int | None]:
+        """A cover whose label is a slip, ``cnfpl`` for ``CNFpl``, and its id."""
+        try:
+            (part,) = parse(key.label)
+        except (LabelError, ValueError):
+            return key, None
+        return replace(key, attributes=part.attributes), self._id_of(part.cover)
+
+    def _meaning(self, keys: Iterable[CoverKey]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cover id and class of each key; polygons of a cover that is nowhere are told."""
+        cover_ids, classes, mapped = [], [], []
+        for key in keys:
+            cover = key.cover if key.cover is not None else self._id_of(key.label)
+            if cover is None:
+                key, cover = self._mended(key)
+            within = [w if isinstance(w, int) else self._id_of(w) for w in key.within]
+            around = [w for w in within if w is not None]
+            found = None if cover is None else self.resolver.class_of(cover, key.attributes, around)
+            cover_ids.append(-1 if cover is None else cover)
+            classes.append(-1 if found is None else found)
+            mapped.append(
+                cover is not None and self.resolver.is_mapped(cover, key.attributes, around)
+            )
+        self.mapped = np.array(mapped, bool)
+        return np.array(cover_ids, np.int64), np.array(classes, np.int64)
+
+    def _checked(self, covers: Covers) -> Covers:
+        """Tell unknown covers and odd percentages, and make the latter numbers."""
+        labels = self.polygons.labels
+
+        def named(key: int) -> str:
+            cover = covers.keys[key]
+            return cover.label or str(cover.cover)
+
+        for place in np.flatnonzero(~self.mapped[covers.key]):
+            row, key = int(covers.row[place]), int(covers.key[place])
+            self.problems.append(Problem("cover", f"{named(key)!r} in {labels[row]}", row))
+        percent = covers.percent
+        wrong = ~((percent >= 0) & (percent <= 100 + OFF_PERCENT))
+        for place in np.flatnonzero(wrong):
+            row, key = int(covers.row[place]), int(covers.key[place])
+            shown = "no number" if np.isnan(percent[place]) else f"{percent[place]:g} %"
+            self.problems.append(
+                Problem("percentage", f"{shown} of {named(key)} in {labels[row]!r}", row)
+            )
+        percent = np.where(wrong, 0.0, percent)
+        total = np.bincount(covers.row, percent, minlength=len(labels))
+        told = np.isin(self.sources, ["label", "xml"])  # by their own composites
+        off = (np.abs(total - 100) > OFF_PERCENT) & (self.sources != "") & ~told
+        self._tell(
+            "percentage",
+            np.flatnonzero(off),
+            lambda row: f"{labels[row] or 'its table'} sums to {total[row]:g} %",
+        )
+        return Covers(covers.keys, covers.row, covers.key, percent)
+
+    def _compare(self, covers: Covers, said: Covers, cover_ids: NDArray[np.int64]) -> None:
+        """Tell where label and table disagree by more than rounding."""
+        doubtful = {problem.row for problem in self.problems}
+        there = np.zeros(len(self.polygons), bool)
+        there[said.row] = True
+        there &= self.sources == "table"
+        there[list(doubtful)] = False
+        span = int(cover_ids.max(initial=0)) + 2
+        mine, theirs = there[covers.row], there[said.row]
+        places = np.concatenate(
+            [
+                covers.row[mine] * span + cover_ids[covers.key[mine]] + 1,
+                said.row[theirs] * span + cover_ids[said.key[theirs]] + 1,
+            ]
+        )
+        percent = np.concatenate([covers.percent[mine], -said.percent[theirs]])
+        codes, distinct = pd.factorize(places)
+        apart = np.abs(np.bincount(codes, percent, minlength=len(distinct))) > LABEL_ROUNDING + 1e-9
+        rows = np.unique(distinct[apart] // span)
+
+        def text(row: int) -> str:
+            own = covers.row == row
+            shown = "_".join(
+                f"{p:g}{self._shown(int(cover_ids[k]), covers.keys[k])}"
+                for k, p in zip(covers.key[own], covers.percent[own], strict=True)
+            )
+            return f"label {self.polygons.labels[row]} against table {shown}"
+
+        self._tell("disagreement", rows, text)
+
+    def _shown(self, cover: int, key: CoverKey) -> str:
+        known = self.base.codelist.by_id.get(cover)
+        return (known.label if known else "") or key.label or str(cover)
+
+    def _tell(
+        self, kind: str, rows: Iterable[int] | NDArray[np.int64], text: Callable[..., str]
+    ) -> None:
+        self.problems += [Problem(kind, text(int(row)), int(row)) for row in rows]
+
+
+def _repeated(
+    codes: NDArray[np.int64],
+    keys: Sequence[NDArray[np.int64]],
+    percents: Sequence[NDArray[np.float64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Covers of each row from those of its code."""
+    if not len(keys):
+        none = np.zeros(0, np.int64)
+        return none, none, none.astype(np.float64)
+    lengths = np.array([len(key) for key in keys], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    count = lengths[codes]
+    rows = np.repeat(np.arange(len(codes)), count)
+    ends = np.cumsum(count)
+    places = np.arange(int(count.sum())) - np.repeat(ends - count, count)
+    places += np.repeat(starts[codes], count)
+    return rows, np.concatenate(keys)[places], np.concatenate(percents)[places]

@@ -1,0 +1,273 @@
+"""Polygons of a SIOSE base: a sheet's through the spatial index, or all of them some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyogrio
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.siose_base import SioseBase
+from pipeline.siose_tables import READ_ERRORS, numbers, texts
+
+Bounds = tuple[float, float, float, float]
+
+AREAL = (shapely.GeometryType.POLYGON.value, shapely.GeometryType.MULTIPOLYGON.value)
+
+_SLICE = 10_000  # polygons that one thread decodes at a time
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a layer says of its polygons, in the order of their fid: not in that of its index.
+
+    Attributes:
+        fids: Number of the feature in its layer, int64, shape ``(n,)``.
+        ids: ``ID_POLYGON``, or the fid as text in a layer without, shape ``(n,)``.
+        labels: ``ROTULO``, ``SIOSE_CODE`` or the code, without spaces around it, empty where
+            there is none, shape ``(n,)``.
+        maximum: ``ID_COBERTURA_MAX``, 0 where there is none, int64, shape ``(n,)``.
+    """
+
+    fids: NDArray[np.int64]
+    ids: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    maximum: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.fids)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Polygons themselves.
+
+    Attributes:
+        geometry: Polygons, valid, shape ``(n,)``; empty ones have no area.
+        repaired: Which of them were not valid, bool, shape ``(n,)``.
+    """
+
+    geometry: NDArray[np.object_]
+    repaired: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Polygons that are being read: what is said of them is there, their geometry comes later.
+
+    Decoding, checking and reprojecting geometry takes most of the time and none of Python's, so
+    that covers are resolved meanwhile.
+
+    Attributes:
+        attributes: What the layer says of them.
+        shapes: Waits for the geometry.
+    """
+
+    attributes: Attributes
+    shapes: Callable[[], Shapes]
+
+
+@contextmanager
+def reading(base: SioseBase, bounds: Bounds, crs: str, threads: int = 1) -> Iterator[Reading]:
+    """Read the polygons whose box touches a rectangle, through the layer's spatial index.
+
+    Args:
+        base: The base.
+        bounds: Left, bottom, right, top in the base's CRS.
+        crs: CRS of the geometry wanted.
+        threads: Threads that decode, check and reproject the geometry.
+
+    Raises:
+        InputError: If the base cannot be read.
+    """
+    with _read_errors(base):
+        if base.curved:
+            # Only this way GDAL makes lines of arcs.
+            meta, fids, wkb, fields = pyogrio.raw.read(
+                base.path, layer=base.layer, bbox=bounds, columns=_columns(base), return_fids=True
+            )
+            given = _as_arrow(meta, fields)
+        else:
+            meta, table = pyogrio.raw.read_arrow(
+                base.path, layer=base.layer, bbox=bounds, columns=_columns(base), return_fids=True
+            )
+            fids, wkb, given = _from_arrow(meta, table)
+    with _decoding(base, fids, wkb, given, crs, threads) as found:
+        yield found
+
+
+def all_polygons(
+    base: SioseBase, crs: str, size: int = 50_000, threads: int = 1
+) -> Iterator[tuple[Attributes, Shapes]]:
+    """Read all polygons of a base, ``size`` at a time, in the order of the layer.
+
+    Raises:
+        InputError: If the base cannot be read.
+    """
+    columns = _columns(base)
+    with _read_errors(base):
+        if base.curved:
+            count = int(pyogrio.read_info(base.path, layer=base.layer)["features"])
+            for first in range(0, count, size):
+                meta, fids, wkb, fields = pyogrio.raw.read(
+                    base.path, layer=base.layer, columns=columns, return_fids=True,
+                    skip_features=first, max_features=size,
+                )  # fmt: skip
+                given = _as_arrow(meta, fields)
+                with _decoding(base, fids, wkb, given, crs, threads) as found:
+                    yield found.attributes, found.shapes()
+            return
+        with pyogrio.raw.open_arrow(
+            base.path, layer=base.layer, columns=columns, return_fids=True, batch_size=size,
+            use_pyarrow=True,
+        ) as (meta, reader):  # fmt: skip
+            for batch in reader:
+                fids, wkb, given = _from_arrow(meta, pa.Table.from_batches([batch]))
+                with _decoding(base, fids, wkb, given, crs, threads) as found:
+                    yield found.attributes, found.shapes()
+
+
+def read_xml(base: SioseBase, fids: NDArray[np.int64]) -> NDArray[np.object_]:
+    """``SIOSE_XML`` of some polygons, empty where there is none, shape ``(n,)``.
+
+    Raises:
+        InputError: If the base cannot be read.
+    """
+    assert base.columns.xml is not None
+    found = np.full(len(fids), "", object)
+    # GDAL asks for a list of fids in one piece of SQL: not too many at once.
+    for first in range(0, len(fids), 5_000):
+        part = fids[first : first + 5_000]
+        try:
+            _, got, _, fields = pyogrio.raw.read(
+                base.path, layer=base.layer, columns=[base.columns.xml], fids=part,
+                read_geometry=False, return_fids=True,
+            )  # fmt: skip
+        except READ_ERRORS as error:
+            raise InputError(f"SIOSE base {base.path}: cannot be read.", [str(error)]) from error
+        text = dict(zip(got.tolist(), fields[0].tolist(), strict=True))
+        found[first : first + len(part)] = [text.get(fid) or "" for fid in part.tolist()]
+    return found
+
+
+def polygonal(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The polygons of repaired geometries: repairing leaves stray lines and points beside them."""
+    result = np.empty(len(geometries), object)
+    for i, geometry in enumerate(geometries):
+        parts = [p for p in shapely.get_parts(geometry) if shapely.get_type_id(p) in AREAL]
+        result[i] = shapely.union_all(parts) if parts else shapely.Polygon()
+    return result
+
+
+def _columns(base: SioseBase) -> list[str]:
+    """Columns to read: the XML, which is long, is not among them."""
+    columns = base.columns
+    wanted = [columns.polygon, columns.code or columns.label]
+    if "maximum" in base.sources:
+        wanted.append(columns.maximum)
+    return list(dict.fromkeys(name for name in wanted if name))
+
+
+def _from_arrow(
+    meta: dict[str, Any], table: pa.Table
+) -> tuple[NDArray[np.int64], NDArray[np.object_], dict[str, pa.Array]]:
+    def column(name: str) -> pa.Array:
+        values = table.column(name).combine_chunks()
+        return values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+
+    fid = meta["fid_column"] or "OGC_FID"
+    if fid not in table.column_names:
+        fid = table.column_names[0]
+    geometry = column(meta["geometry_name"] or "wkb_geometry").to_numpy(zero_copy_only=False)
+    given = {name: column(name) for name in meta["fields"]}
+    return column(fid).to_numpy(zero_copy_only=False).astype(np.int64), geometry, given
+
+
+@contextmanager
+def _decoding(
+    base: SioseBase,
+    fids: NDArray[np.int64],
+    wkb: NDArray[np.object_],
+    given: Mapping[str, pa.Array],
+    crs: str,
+    threads: int,
+) -> Iterator[Reading]:
+    # By fid: GDAL returns spatially filtered features in the order of the R-tree's nodes.
+    order = np.argsort(fids, kind="stable")
+    fids, wkb = fids[order], wkb[order]
+    columns = base.columns
+    move = None if pyproj.CRS(base.crs) == pyproj.CRS(crs) else (base.crs, crs)
+
+    def texts_of(name: str | None) -> NDArray[np.object_]:
+        if name is None:
+            return np.full(len(fids), "", object)
+        values = texts(given[name]).fill_null("").to_numpy(zero_copy_only=False)
+        return np.asarray(values[order], object)
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = [
+            pool.submit(_decoded, wkb[i : i + _SLICE], move) for i in range(0, len(wkb), _SLICE)
+        ]
+
+        def shapes() -> Shapes:
+            found = [part.result() for part in parts]
+            return Shapes(
+                np.concatenate([np.zeros(0, object), *(geometry for geometry, _ in found)]),
+                np.concatenate([np.zeros(0, bool), *(repaired for _, repaired in found)]),
+            )
+
+        maximum = np.zeros(len(fids), np.int64)
+        if "maximum" in base.sources and columns.maximum:
+            maximum = np.nan_to_num(numbers(given[columns.maximum])).astype(np.int64)[order]
+        yield Reading(
+            Attributes(
+                fids,
+                texts_of(columns.polygon) if columns.polygon else fids.astype(str).astype(object),
+                texts_of(columns.code or columns.label),
+                maximum,
+            ),
+            shapes,
+        )
+
+
+def _decoded(
+    wkb: NDArray[np.object_], move: tuple[str, str] | None
+) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+    """Valid polygons, moved from one CRS to another, and which of them were not valid."""
+    shapes = np.asarray(shapely.from_wkb(wkb), object)
+    shapes[shapely.is_missing(shapes)] = shapely.Polygon()
+    areal = np.isin(shapely.get_type_id(shapes), AREAL)
+    repaired = ~(areal & shapely.is_valid(shapes))
+    if repaired.any():
+        shapes[repaired] = polygonal(shapely.make_valid(shapes[repaired]))
+    if move is not None:
+        # One a thread: PROJ's objects may not be shared.
+        step = pyproj.Transformer.from_crs(*move, always_xy=True)
+        points = shapely.get_coordinates(shapes)
+        x, y = step.transform(points[:, 0], points[:, 1])
+        shapes = np.asarray(shapely.set_coordinates(shapes, np.column_stack([x, y])), object)
+    return shapes, repaired
+
+
+def _as_arrow(meta: dict[str, Any], fields: Sequence[NDArray[Any]]) -> dict[str, pa.Array]:
+    return {
+        name: pa.array(values, from_pandas=True)
+        for name, values in zip(meta["fields"], fields, strict=True)
+    }
+
+
+@contextmanager
+def _read_errors(base: SioseBase) -> Iterator[None]:
+    try:
+        yield
+    except (*READ_ERRORS, pa.ArrowException) as error:
+        raise InputError(f"SIOSE base {base.path}: cannot be read.", [str(error)]) from error

@@ -1,0 +1,285 @@
+"""Tables of a SIOSE base without geometry: in the base itself, or as DBF or CSV beside a Shapefile.
+
+SQLite keeps what it was given, whatever a column's type says, and GDAL reads it as the type says:
+a percentage ``70,5`` in a column of numbers becomes 70. So GDAL reads a table only where all of its
+values are what the columns promise, and SQLite itself reads the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyogrio
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+
+BATCH = 500_000
+"""Rows read at a time."""
+
+BESIDE = (".dbf", ".csv", ".txt")
+"""Endings of tables that stand beside a Shapefile, in the order in which they are preferred."""
+
+SQLITE = (".gpkg", ".sqlite", ".db")
+
+READ_ERRORS = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.FieldError,
+)
+"""What pyogrio raises where GDAL cannot read a file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table without geometry.
+
+    Attributes:
+        path: The file that holds it.
+        name: Its name in that file.
+        columns: Its columns by their upper-case name, as the file writes them.
+    """
+
+    path: Path
+    name: str
+    columns: Mapping[str, str]
+
+    def column(self, *names: str) -> str | None:
+        """The first of some columns that the table has, also cut to ten characters (DBF)."""
+        return chosen(self.columns, names)
+
+
+def chosen(columns: Mapping[str, str], names: Sequence[str]) -> str | None:
+    """The first of some columns that is there, in full or cut to a Shapefile's ten characters."""
+    for name in names:
+        found = columns.get(name) or columns.get(name[:10])
+        if found:
+            return found
+    return None
+
+
+def tables_of(path: Path, layers: Sequence[str]) -> list[Table]:
+    """The tables of a base: in the file itself, and beside a Shapefile.
+
+    Args:
+        path: The base.
+        layers: Its layers of geometry, which are no tables.
+
+    Raises:
+        InputError: If they cannot be listed.
+    """
+    if path.suffix.lower() == ".shp":
+        return [_described(file, file.stem) for file in _beside(path)]
+    if not is_sqlite(path):
+        try:
+            names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is None]
+        except READ_ERRORS as error:
+            raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
+        return [_described(path, name) for name in names]
+    # SQLite's own list: GDAL leaves out tables that are not registered in gpkg_contents.
+    with connected(path) as connection:
+        found = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY rowid"
+        ).fetchall()
+        names = [
+            str(name)
+            for (name,) in found
+            if name not in layers and not str(name).startswith(("gpkg_", "rtree_", "sqlite_"))
+        ]
+        return [
+            Table(
+                path,
+                name,
+                {
+                    str(row[1]).upper(): str(row[1])
+                    for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")
+                },
+            )
+            for name in names
+        ]
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a GeoPackage or another SQLite database."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\x00"
+
+
+def batches(
+    table: Table, columns: Sequence[str], where: str | None = None
+) -> Iterator[tuple[pa.Array, ...]]:
+    """Read columns of a table, some rows at a time, in the table's order.
+
+    Args:
+        table: The table.
+        columns: Columns as the file writes them.
+        where: Condition in SQL, of a table in SQLite only.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    plain = is_sqlite(table.path) and (where or not _as_declared(table, columns))
+    yield from _by_sqlite(table, columns, where) if plain else _by_gdal(table, columns)
+
+
+def texts(values: pa.Array) -> pa.Array:
+    """Values as text without spaces around them; null stays null.
+
+    Returns:
+        Strings, shape ``(n,)``; whole numbers without a decimal point.
+    """
+    if pa.types.is_floating(values.type):
+        whole = pc.equal(values, pc.floor(values))
+        if pc.all(whole, min_count=0).as_py():
+            values = values.cast(pa.int64())
+    return pc.utf8_trim_whitespace(values.cast(pa.string()))
+
+
+def numbers(values: pa.Array) -> NDArray[np.float64]:
+    """Values as numbers, also from text with a decimal comma; NaN where there is none.
+
+    Returns:
+        float64, shape ``(n,)``.
+    """
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        filled = values.cast(pa.float64())
+        result = np.array(filled.to_numpy(zero_copy_only=False), np.float64)
+    else:
+        coded = pc.dictionary_encode(values, null_encoding="encode")
+        each = np.array([_number(text) for text in coded.dictionary.to_pylist()], np.float64)
+        result = each[coded.indices.to_numpy()] if len(values) else np.zeros(0)
+    result[~np.isfinite(result)] = np.nan
+    return result
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection, also on a read-only file system.
+
+    Raises:
+        InputError: If SQLite cannot read the file.
+    """
+    # immutable: SQLite would otherwise want to make -shm files beside a base in WAL mode.
+    mode = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"SIOSE base {path}: its tables cannot be read ({error}).") from error
+
+
+def _beside(path: Path) -> list[Path]:
+    """Tables beside a Shapefile; of one name in several formats, the first of :data:`BESIDE`."""
+    # A DBF that belongs to a Shapefile of its own holds that one's attributes.
+    layers = {file.stem for file in path.parent.iterdir() if file.suffix.lower() == ".shp"}
+    files = [
+        file
+        for file in sorted(path.parent.iterdir())
+        if file.suffix.lower() in BESIDE and file.stem not in layers
+    ]
+    files.sort(key=lambda file: (file.stem.upper(), BESIDE.index(file.suffix.lower())))
+    found: dict[str, Path] = {}
+    for file in files:
+        found.setdefault(file.stem.upper(), file)
+    return list(found.values())
+
+
+def _described(path: Path, name: str) -> Table:
+    try:
+        fields = pyogrio.read_info(path, layer=name)["fields"]
+    except READ_ERRORS as error:
+        # A text beside a Shapefile may be anything; it matters only if it is the one wanted.
+        log.debug("%s: %s", path, error)
+        fields = []
+    return Table(path, name, {str(field).strip().upper(): str(field) for field in fields})
+
+
+def _as_declared(table: Table, columns: Sequence[str]) -> bool:
+    """Whether all values of a table in SQLite are of their columns' types."""
+    try:
+        information = pyogrio.read_info(table.path, layer=table.name, LIST_ALL_TABLES="YES")
+    except READ_ERRORS:
+        return False  # a view or table that GDAL does not see: SQLite reads it
+    declared = dict(zip(information["fields"], information["dtypes"], strict=True))
+    if not set(columns) <= set(declared):
+        return False
+    kinds = ", ".join(f"group_concat(DISTINCT typeof({_quoted(c)}))" for c in columns)
+    with connected(table.path) as connection:
+        row = connection.execute(f"SELECT {kinds} FROM {_quoted(table.name)}").fetchone()
+    fitting = {"f": {"real", "integer"}, "i": {"integer"}, "u": {"integer"}}
+    return all(
+        set((found or "null").split(","))
+        <= {"null"} | fitting.get(np.dtype(declared[column]).kind, {"text"})
+        for column, found in zip(columns, row, strict=True)
+    )
+
+
+def _by_gdal(table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.Array, ...]]:
+    options = {"LIST_ALL_TABLES": "YES"} if table.path.suffix.lower() == ".gpkg" else {}
+    try:
+        with pyogrio.raw.open_arrow(
+            table.path,
+            layer=table.name,
+            columns=list(columns),
+            read_geometry=False,
+            batch_size=BATCH,
+            use_pyarrow=True,
+            **options,
+        ) as (_, reader):
+            for batch in reader:
+                yield tuple(batch.column(column) for column in columns)
+    except (*READ_ERRORS, pa.ArrowException) as error:
+        raise InputError(
+            f"SIOSE base {table.path}: table {table.name} cannot be read.", [str(error)]
+        ) from error
+
+
+def _by_sqlite(
+    table: Table, columns: Sequence[str], where: str | None
+) -> Iterator[tuple[pa.Array, ...]]:
+    listed = ", ".join(map(_quoted, columns))
+    query = f"SELECT {listed} FROM {_quoted(table.name)}" + (f" WHERE {where}" if where else "")
+    with connected(table.path) as connection:
+        # Bytes that are no UTF-8 are somebody's Latin-1.
+        connection.text_factory = _decoded
+        cursor = connection.execute(query)
+        while rows := cursor.fetchmany(BATCH // 5):
+            # repr of a float reads back to the same float, so text loses nothing.
+            yield tuple(
+                pa.array([None if v is None else str(v) for v in column], pa.string())
+                for column in zip(*rows, strict=True)
+            )
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _number(value: str | None) -> float:
+    try:
+        return float((value or "").strip().replace(",", "."))
+    except ValueError:
+        return float("nan")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

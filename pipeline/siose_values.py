@@ -1,0 +1,447 @@
+"""Values tables, indexed once a run: the covers of a sheet's polygons without a look at the others.
+
+The index is an Arrow file with one row a polygon, in the order of a hash of ``ID_POLYGON``, and
+the polygon's covers in the table's order. It is mapped into memory, so that a sheet reads only the
+pages of its own polygons. Of classic SIOSE it holds the leaves; containers describe no ground, and
+are left as what encloses a leaf.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.siose_base import SioseBase
+from pipeline.siose_tables import batches, numbers, texts
+
+log = logging.getLogger(__name__)
+
+PERCENT_ROUNDING = 1.0
+"""Covers inside a container may miss its percentage by this much."""
+
+LOST_ANCESTOR, REPEATED_ROW, UNEVEN_CONTAINER = 1, 2, 4
+"""What is wrong with the tree of a polygon's rows, as bits."""
+
+TREE_PROBLEMS = {
+    LOST_ANCESTOR: "a row is inside one that is not there",
+    REPEATED_ROW: "two rows have the same INTER_ID",
+    UNEVEN_CONTAINER: "the covers inside a composite do not add up to it",
+}
+"""The same in words."""
+
+_VERSION = 1
+_ABBREVIATION = re.compile(r"[0-9.,\s]*(?P<cover>[A-Z]{3})(?P<attributes>(?:[a-z]{2})*)")
+_HASH_KEYS = ("tesela-values-01", "tesela-values-02", "tesela-values-03")
+
+
+@dataclass(frozen=True)
+class CoverKey:
+    """A cover as a base writes it: what decides its class.
+
+    Attributes:
+        cover: Its id, or None where only its label is known.
+        label: Its label as written, may be empty.
+        attributes: Its attributes, pairs of lower-case letters.
+        within: Composites around it, outermost first: ids, or labels where only they are known.
+    """
+
+    cover: int | None
+    label: str
+    attributes: tuple[str, ...] = ()
+    within: tuple[int | str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Covers:
+    """Covers of some polygons, one after the other.
+
+    Attributes:
+        keys: The different covers.
+        row: Position of the polygon, int64, shape ``(n,)``, ascending.
+        key: Position in ``keys``, int64, shape ``(n,)``.
+        percent: Per cent of the polygon, float64, NaN where it is no number, shape ``(n,)``.
+    """
+
+    keys: tuple[CoverKey, ...]
+    row: NDArray[np.int64]
+    key: NDArray[np.int64]
+    percent: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ValuesIndex:
+    """An open index.
+
+    Attributes:
+        ids: ``ID_POLYGON`` in the order of the hash, shape ``(polygons,)``.
+        hashes: Their hashes, ascending, uint64, shape ``(polygons,)``.
+        starts: Where their covers begin, int64, shape ``(polygons + 1,)``.
+        flags: Bits of :data:`TREE_PROBLEMS`, uint8, shape ``(polygons,)``.
+        key: Position in ``keys``, int32, shape ``(covers,)``.
+        percent: Per cent of the polygon, float64, shape ``(covers,)``.
+        keys: The different covers.
+        hash_key: Key of the hash.
+    """
+
+    ids: pa.LargeStringArray
+    hashes: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+    key: NDArray[np.int32]
+    percent: NDArray[np.float64]
+    keys: tuple[CoverKey, ...]
+    hash_key: str
+
+    def find(self, ids: NDArray[np.object_]) -> NDArray[np.int64]:
+        """Rows of polygons in the index, -1 where they are not there, shape ``(n,)``."""
+        found = np.full(len(ids), -1, np.int64)
+        if not len(self.hashes) or not len(ids):
+            return found
+        wanted = _hashed(ids, self.hash_key)
+        near = np.searchsorted(self.hashes, wanted)
+        near[near == len(self.hashes)] = 0
+        same = (self.hashes[near] == wanted) & (ids != "")
+        # A hash is a hint; the id decides.
+        there = pc.equal(
+            self.ids.take(pa.array(near[same])), pa.array(ids[same], pa.large_string())
+        )
+        same[same] = there.to_numpy(zero_copy_only=False)
+        found[same] = near[same]
+        return found
+
+    def covers(self, rows: NDArray[np.int64]) -> Covers:
+        """Covers of polygons by their rows in the index; row -1 has none."""
+        there = np.flatnonzero(rows >= 0)
+        first = self.starts[rows[there]]
+        count = self.starts[rows[there] + 1] - first
+        places = _ranges(first, count)
+        return Covers(
+            self.keys,
+            np.repeat(there, count),
+            self.key[places].astype(np.int64),
+            np.asarray(self.percent[places]),
+        )
+
+
+def index_values(base: SioseBase) -> pa.Table:
+    """Index the values table of a base; of a base without one, the index is empty.
+
+    Raises:
+        InputError: If the table cannot be read.
+    """
+    rows = _Rows(base)
+    polygons = rows.polygons
+    key, keys, leaf, flags = rows.keys()
+    order = np.flatnonzero(leaf)
+    starts = np.searchsorted(rows.polygon[order], np.arange(len(polygons) + 1))
+    lists = [
+        pa.LargeListArray.from_arrays(pa.array(starts), pa.array(values))
+        for values in (key[order].astype(np.int32), rows.percent[order])
+    ]
+    table = pa.table(
+        {
+            "id": polygons.cast(pa.large_string()),
+            "hash": rows.hashes,
+            "flags": flags,
+            "key": lists[0],
+            "percent": lists[1],
+        }
+    )
+    content = {
+        "of": source_of(base),
+        "hash_key": rows.hash_key,
+        "keys": [[k.cover, k.label, list(k.attributes), list(k.within)] for k in keys],
+    }
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return table.replace_schema_metadata({"tesela": text})
+
+
+def write_index(table: pa.Table, draft: Path) -> None:
+    """Write an index as one Arrow record batch, uncompressed so that it can be mapped."""
+    whole = table.combine_chunks()
+    with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=max(1, len(whole)))
+
+
+def open_index(path: Path, base: SioseBase) -> ValuesIndex | None:
+    """Open an index, or None where there is none, or it is of another state of the base."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        log.warning("%s: cannot be read (%s); it is made again", path, error)
+        return None
+    content = json.loads((table.schema.metadata or {}).get(b"tesela", b"{}"))
+    if content.get("of") != source_of(base):
+        return None
+    return opened(table)
+
+
+def opened(table: pa.Table) -> ValuesIndex:
+    """The index that :func:`index_values` has made, or that was read back."""
+    content = json.loads(table.schema.metadata[b"tesela"])
+    keys = tuple(CoverKey(c, t, tuple(a), tuple(w)) for c, t, a, w in content["keys"])
+    if not len(table):
+        none = np.zeros(0, np.int64)
+        return ValuesIndex(
+            pa.array([], pa.large_string()), none.astype(np.uint64), np.zeros(1, np.int64),
+            none.astype(np.uint8), none.astype(np.int32), none.astype(np.float64), keys,
+            content["hash_key"],
+        )  # fmt: skip
+    column = {name: table.column(name).chunk(0) for name in table.column_names}
+    return ValuesIndex(
+        column["id"],
+        column["hash"].to_numpy(),
+        column["key"].offsets.to_numpy(),
+        column["flags"].to_numpy(),
+        column["key"].flatten().to_numpy(),
+        column["percent"].flatten().to_numpy(),
+        keys,
+        content["hash_key"],
+    )
+
+
+def source_of(base: SioseBase) -> dict[str, object]:
+    """What an index is of: the table, its columns, and the state of its file."""
+    if base.table is None or base.table_columns is None:
+        return {"version": _VERSION, "file": None}
+    state = base.table.path.stat()
+    return {
+        "version": _VERSION,
+        "file": base.table.path.name,
+        "table": base.table.name,
+        "columns": [
+            getattr(base.table_columns, name) for name in base.table_columns.__dataclass_fields__
+        ],
+        "bytes": state.st_size,
+        "changed": state.st_mtime_ns,
+    }
+
+
+class _Rows:
+    """All rows of a values table, those of one polygon together, in the table's order.
+
+    About 40 bytes a row and one copy of each id: seven million rows, all of Spain, take 600 MB.
+    """
+
+    def __init__(self, base: SioseBase) -> None:
+        self.coded: dict[str, list[str]] = {}
+        read = list(self._read(base))
+        ids: pa.ChunkedArray = pa.chunked_array([part["id"] for part in read], pa.large_string())
+        self.hash_key, run_hash = _hashed_apart(ids)
+        run = np.concatenate([part["run"] for part in read]) if read else np.zeros(0, np.int64)
+        # Runs of one polygon may lie apart: they are joined by their hash, in the table's order.
+        order = np.argsort(run_hash, kind="stable")
+        sorted_hash = run_hash[order]
+        first = np.ones(len(order), bool)
+        first[1:] = sorted_hash[1:] != sorted_hash[:-1]
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.cumsum(first) - 1
+        self.polygons = ids.combine_chunks().take(pa.array(order[first]))
+        self.hashes = sorted_hash[first]
+        polygon = rank[run] if len(run) else np.zeros(0, np.int64)
+        rows = np.argsort(polygon, kind="stable")
+        self.polygon = polygon[rows]
+        self.column = {
+            name: np.concatenate([part[name] for part in read])[rows]
+            for name in (read[0] if read else ())
+            if name not in ("id", "run")
+        }
+        self.percent = self.column.get("percent", np.zeros(0))
+
+    def _read(self, base: SioseBase) -> Iterator[dict[str, NDArray[np.generic]]]:
+        if base.table is None or base.table_columns is None:
+            return
+        names = {
+            name: getattr(base.table_columns, name)
+            for name in base.table_columns.__dataclass_fields__
+            if getattr(base.table_columns, name)
+        }
+        codes: dict[str, dict[str, int]] = {n: {} for n in ("label", "attributes", "above")}
+        self.coded = {name: [] for name in codes}
+        before: str | None = None
+        runs = 0
+        for columns in batches(base.table, list(dict.fromkeys(names.values()))):
+            given = dict(zip(dict.fromkeys(names.values()), columns, strict=True))
+            column = {name: given[spelt] for name, spelt in names.items()}
+            ids = pc.fill_null(texts(column["polygon"]), "").cast(pa.large_string())
+            if not len(ids):
+                continue
+            starts = np.ones(len(ids), bool)
+            starts[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+            starts[0] = ids[0].as_py() != before
+            before = ids[-1].as_py()
+            part: dict[str, NDArray[np.generic]] = {
+                "id": ids.filter(pa.array(starts)),
+                "run": runs + np.cumsum(starts) - 1,
+                "percent": numbers(column["percent"]),
+            }
+            runs += int(starts.sum())
+            for name in ("cover", "row"):
+                if name in column:
+                    number = numbers(column[name])
+                    whole = np.isfinite(number) & (number == np.floor(number))
+                    part[name] = np.where(whole, number, -1).astype(np.int64)
+            for name, known in codes.items():
+                if name in column:
+                    part[name] = _coded(texts(column[name]), known, self.coded[name])
+            yield part
+
+    def keys(
+        self,
+    ) -> tuple[NDArray[np.int64], list[CoverKey], NDArray[np.bool_], NDArray[np.uint8]]:
+        """Key of each row, the keys, which rows are leaves, and what is wrong with the trees."""
+        count = len(self.polygon)
+        flags = np.zeros(len(self.polygons), np.uint8)
+        cover = self.column.get("cover", np.full(count, -1, np.int64))
+        attributes = self.column.get("attributes", np.full(count, -1, np.int64))
+        label = self.column.get("label", np.full(count, -1, np.int64))
+        # CODE_ABREV carries the percentage, and SIOSE AR's attributes: 70FDPpl.
+        said = [_cover_of(text) for text in self.coded.get("label", [])]
+        names = list(dict.fromkeys(said))
+        places = {name: i for i, name in enumerate(names)}
+        label = np.array([places[s] for s in said] + [-1], np.int64)[label]
+        if "row" in self.column:
+            leaf, around = self._tree(cover, flags)
+        else:
+            leaf, around = np.ones(count, bool), np.full((count, 0), -1, np.int64)
+        combined, parts = _factorized([cover, label, attributes, *around.T])
+        keys = []
+        for number, name, written, *within in parts:
+            text, own = names[name] if name >= 0 else ("", ())
+            given = self.coded["attributes"][written] if written >= 0 else ""
+            keys.append(
+                CoverKey(
+                    number if number >= 0 else None,
+                    text,
+                    own or _pairs(given),
+                    tuple(w for w in within if w >= 0),
+                )
+            )
+        return combined, keys, leaf, flags
+
+    def _tree(
+        self, cover: NDArray[np.int64], flags: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which rows are leaves, and the covers around each row, outermost first."""
+        row, above = self.column["row"], self.column["above"]
+        paths = [_path(text) for text in self.coded["above"]] + [()]
+        depth = max((len(path) for path in paths), default=0)
+        table = np.full((len(paths), depth), -1, np.int64)
+        for number, path in enumerate(paths):
+            table[number, : len(path)] = path
+        steps = table[above]  # (rows, depth): INTER_ID of the rows around
+        span = int(max(row.max(initial=0), table.max(initial=0))) + 2
+        place = self.polygon * span + row
+        order = np.argsort(place, kind="stable")
+        ranked = place[order]
+        repeated = np.flatnonzero((ranked[1:] == ranked[:-1]) & (row[order][1:] >= 0))
+        flags[self.polygon[order][repeated]] |= REPEATED_ROW
+        container = np.zeros(len(row), bool)
+        around = np.full(steps.shape, -1, np.int64)
+        parent = np.full(len(row), -1, np.int64)
+        for level in range(depth):
+            inside = np.flatnonzero(steps[:, level] >= 0)
+            wanted = self.polygon[inside] * span + steps[inside, level]
+            near = np.minimum(np.searchsorted(ranked, wanted), len(ranked) - 1)
+            there = ranked[near] == wanted
+            flags[self.polygon[inside[~there]]] |= LOST_ANCESTOR
+            found = order[near[there]]
+            container[found] = True
+            around[inside[there], level] = cover[found]
+            parent[inside] = -1
+            parent[inside[there]] = found
+        inner = np.flatnonzero(parent >= 0)
+        filled = np.bincount(parent[inner], self.percent[inner], minlength=len(row))
+        uneven = container & (np.abs(filled - self.percent) > PERCENT_ROUNDING)
+        flags[self.polygon[uneven & np.isfinite(self.percent)]] |= UNEVEN_CONTAINER
+        return ~container, around
+
+
+def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of all ranges ``first[i]`` to ``first[i] + count[i]``, one after the other."""
+    total = int(count.sum())
+    ends = np.cumsum(count)
+    return np.arange(total) - np.repeat(ends - count, count) + np.repeat(first, count)
+
+
+def _factorized(
+    columns: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
+    """Number of each row's combination, in the order in which they first occur, and these."""
+    combined = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        codes, found = pd.factorize(column)
+        combined, _ = pd.factorize(combined * max(1, len(found)) + codes)
+    _, firsts = np.unique(combined, return_index=True)
+    return combined, [tuple(int(column[i]) for column in columns) for i in firsts]
+
+
+def _coded(values: pa.Array, known: dict[str, int], listed: list[str]) -> NDArray[np.int64]:
+    """Texts as positions in ``listed``, which grows; -1 for nothing."""
+    encoded = pc.dictionary_encode(values)
+    numbers = [-1]
+    for text in encoded.dictionary.to_pylist():
+        if text not in known:
+            known[text] = len(listed)
+            listed.append(text)
+        numbers.append(known[text])
+    places = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy() + 1
+    return np.array(numbers, np.int64)[places]
+
+
+def _cover_of(text: str) -> tuple[str, tuple[str, ...]]:
+    """Label and attributes of a cover as ``CODE_ABREV`` writes it: ``70FDPpl``."""
+    match = _ABBREVIATION.fullmatch(text)
+    if match:
+        return match["cover"], _pairs(match["attributes"])
+    # Of a base that writes covers in its own way: whole, for the nomenclature's `aliases`.
+    return text.upper(), ()
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    """Attributes as pairs of letters, whatever stands between them: ``frpl``, ``fr, pl``."""
+    letters = "".join(c for c in text.lower() if c.isalpha())
+    return tuple(letters[i : i + 2] for i in range(0, len(letters), 2))
+
+
+def _path(text: str) -> tuple[int, ...]:
+    """INTER_ID of the rows around a row, outermost first."""
+    steps = [step.strip() for step in text.replace(";", ",").split(",")]
+    return tuple(int(step) for step in steps if step.isdecimal() and int(step) > 0)
+
+
+def _hashed(ids: Sequence[str] | NDArray[np.object_], key: str) -> NDArray[np.uint64]:
+    values = np.asarray(ids, object)
+    hashes: NDArray[np.uint64] = pd.util.hash_array(values, hash_key=key, categorize=False)
+    return hashes
+
+
+def _hashed_apart(ids: pa.ChunkedArray) -> tuple[str, NDArray[np.uint64]]:
+    """A key under which different ids have different hashes, and the hashes."""
+    for key in _HASH_KEYS:
+        hashes = np.concatenate(
+            [
+                np.zeros(0, np.uint64),
+                *(_hashed(chunk.to_numpy(zero_copy_only=False), key) for chunk in ids.chunks),
+            ]
+        )
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+        left, right = (ids.take(pa.array(order[same + i])) for i in (0, 1))
+        if pc.all(pc.equal(left, right), min_count=0).as_py():
+            return key, hashes
+    raise InputError("ID_POLYGON: ids collide under every key of the hash; report this to us.")
