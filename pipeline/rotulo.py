@@ -318,7 +318,7 @@ def off_percentages(parts: Sequence[Part]) -> list[str]:
     while todo:
         place, within, siblings = todo.pop()
         total = _total(siblings)
-        if not _is_whole(total, len(siblings)):
+        if abs(total - 100.0) > rounding(len(siblings)):
             off.append(f"{place}{within} sums to {total:g} %")
         within = f" in {place}" if siblings is not parts else ""
         todo += [(part.cover, within, part.parts) for part in reversed(siblings) if part.parts]
@@ -328,7 +328,7 @@ def off_percentages(parts: Sequence[Part]) -> list[str]:
 def _unit(parts: Sequence[Part], whole: float) -> float:
     """Share of the polygon that one per cent of ``parts`` stands for."""
     total = _total(parts)
-    if total != 100.0 and _is_whole(total, len(parts)):
+    if total != 100.0 and abs(total - 100.0) <= rounding(len(parts)):
         return whole / total
     return whole / 100.0
 
@@ -345,10 +345,10 @@ def _total(parts: Sequence[Part]) -> float:
     return total
 
 
-def _is_whole(total: float, count: int) -> bool:
-    """Whether ``count`` rounded percentages that sum to ``total`` can be of a whole."""
+def rounding(count: int) -> float:
+    """Points by which the sum of ``count`` rounded percentages can miss what they are of."""
     # Each is off by half a point at most; the last term is for sums of decimals.
-    return abs(total - 100.0) <= max(1.0, count / 2) + 1e-9
+    return max(1.0, count / 2) + 1e-9
 
 
 # The flat labels of SIOSE AR alone, as pipeline.siose still reads them; goes with its rewriting.
