@@ -145,6 +145,17 @@ def built_in(name: str) -> Codelist:
     )
 
 
+@cache
+def attribute_labels() -> dict[int, str]:
+    """Labels of SIOSE's attributes by their id: 40 is ``pl``, a plantation.
+
+    Source:
+        "Tablas de usos, coberturas y atributos" 1.0 (SIOSE AR).
+    """
+    text = files("pipeline").joinpath("siose_ar_attributes.csv").read_text(encoding="utf-8")
+    return {int(row["attribute_id"]): row["label"] for row in csv.DictReader(text.splitlines())}
+
+
 def siose_ar_codelist() -> tuple[Cover, ...]:
     """The covers of SIOSE AR, as published ("Tablas de usos, coberturas y atributos" 1.0)."""
     return built_in("siose_ar").covers

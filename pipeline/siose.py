@@ -29,6 +29,7 @@ from pipeline.nomenclature import Nomenclature, Resolver
 from pipeline.siose_base import SioseBase, open_base, total_bounds
 from pipeline.siose_covers import OFF_PERCENT, Problem, ResolvedCovers, resolve_covers
 from pipeline.siose_polygons import Attributes, Bounds, Shapes, reading
+from pipeline.siose_problems import KINDS, write_problems
 from pipeline.siose_values import ValuesIndex, index_values, opened
 
 __all__ = [
@@ -49,18 +50,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SENTENCES = {
-    "cover": "carry a cover that no class of the nomenclature gathers",
-    "percentage": "have percentages that are none, or do not sum to 100",
-    "label": "have a label that cannot be read",
-    "disagreement": "have a label that disagrees with the table, which is used",
-    "tree": "have rows of the table that do not fit into one another",
-    "unlabelled": "have an empty label and are not used, though the table has rows of them",
-    "no_values": "have nothing that tells their covers, and are masked",
-    "repaired": "had invalid geometry and were repaired",
-    "duplicate": "share their ID_POLYGON, and with it their rows of the table",
-}
-"""What polygons of each kind of problem do, in words."""
+_OPEN_IDS = 10**9
 
 
 class PolygonError(InputError):
@@ -137,9 +127,14 @@ def class_proportions(
     with reading(base, bounds, crs, threads) as found:
         polygons = found.attributes
         resolver = resolver_of(base, nomenclature, polygons.labels)
+        if resolver.unassigned:
+            log.warning(
+                "covers of the codelist %s that are in no class and not under `ignore`: %s",
+                base.codelist.name, ", ".join(c.label or str(c.id) for c in resolver.unassigned),
+            )  # fmt: skip
         resolved = resolve_covers(base, polygons, index, resolver)
         shares = resolved.shares(len(polygons), len(nomenclature))
-        reasons = _reasons(shares, polygons.labels, base)
+        reasons = reasons_of(shares, polygons.labels, base)
         shapes = found.shapes()
     kept = _touching(base, polygons, shapes, bounds, box)
     geometry = shapes.geometry[kept]
@@ -170,7 +165,8 @@ def resolver_of(
     codelist = base.codelist
     if codelist.open:
         found = sorted(set(codes) - {""})
-        covers = (Cover(number, code, "") for number, code in enumerate(found, 1))
+        # Numbers that are no code: a nomenclature may name codes by number.
+        covers = (Cover(_OPEN_IDS + number, code) for number, code in enumerate(found))
         codelist = Codelist(codelist.name, tuple(covers), open=True)
     return nomenclature.resolver(codelist)
 
@@ -257,11 +253,6 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
     )
 
 
-def write_problems(frame: geopandas.GeoDataFrame, draft: Path) -> None:
-    """Write the polygons that need a person's eye as a GeoPackage that opens in QGIS."""
-    frame.to_file(draft, layer="problems", driver="GPKG", engine="pyogrio")
-
-
 def _touching(
     base: SioseBase, polygons: Attributes, shapes: Shapes, bounds: Bounds, box: Bounds
 ) -> NDArray[np.bool_]:
@@ -312,10 +303,16 @@ def _problems(
     return problems + found
 
 
-def _reasons(
+def reasons_of(
     shares: NDArray[np.float64], labels: NDArray[np.object_], base: SioseBase
 ) -> NDArray[np.object_]:
-    """Why a polygon has no class at all, or an empty string."""
+    """Why polygons have no class at all, or an empty string, shape ``(n,)``.
+
+    Args:
+        shares: Of :meth:`ResolvedCovers.shares`.
+        labels: The polygons' labels.
+        base: Their base.
+    """
     named = base.columns.label is not None or base.columns.code is not None
     reasons = np.where((labels == "") & named, "empty_label", "unmapped").astype(object)
     reasons[shares[:, -1] > 0] = "unknown"
@@ -357,14 +354,14 @@ def _judge(
     fatal = [kind for kind in lenient if kind in kinds and not lenient[kind]]
     for kind, items in kinds.items():
         if kind not in fatal:
-            log.warning("%d polygons %s: %s", len(rows[kind]), SENTENCES[kind], items[0])
+            log.warning("%d polygons %s: %s", len(rows[kind]), KINDS[kind].sentence, items[0])
     if fatal:
         first, *others = fatal
         items = list(kinds[first])
         for kind in others:
-            items += [f"{len(rows[kind])} polygons {SENTENCES[kind]}:", *kinds[kind]]
+            items += [f"{len(rows[kind])} polygons {KINDS[kind].sentence}:", *kinds[kind]]
         raise PolygonError(
-            f"{len(rows[first])} polygons {SENTENCES[first]}.",
+            f"{len(rows[first])} polygons {KINDS[first].sentence}.",
             items,
             " ".join(remedies[kind] for kind in fatal),
             shown,

@@ -361,7 +361,7 @@ def _values(
     table = found[0]
     polygon = table.column("ID_POLYGON")
     percent = table.column("SUPERF_POR_SINREDONDEO", "SUPERF_POR")
-    cover = table.column("ID_COBERTURA", "ID_COBERTURAS")
+    cover = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
     label = table.column("CODE_ABREV", "CODE_ABREVIADO")
     row, above = table.column("INTER_ID"), table.column("INTER_ANCESTROS")
     missing = [] if columns.polygon else [f"{layer}: column ID_POLYGON is missing"]
@@ -460,9 +460,9 @@ def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
     if not found:
         return ()
     table = found[0]
-    number = table.column("ID_COBERTURA", "ID_COBERTURAS")
+    number = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
     label = table.column("ETIQUETA", "CODE_ABREVIADO", "CODE_ABREV")
-    text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS")
+    text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS", "DESC_COBER")
     if not number or not label:
         log.warning(
             "%s: %s lacks ID_COBERTURA or its labels; the built-in codelist is used",

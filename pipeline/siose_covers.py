@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.nomenclature import UNKNOWN_COVER, Resolver
-from pipeline.rotulo import LabelError, Part, leaves, off_percentages, parse
+from pipeline.codelists import UNKNOWN_COVER, Codelist
+from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
 from pipeline.siose_base import SioseBase
 from pipeline.siose_polygons import Attributes, read_xml
-from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex
+from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex, attributes_of
 from pipeline.siose_xml import XmlError, parse_xml
 
 OFF_PERCENT = 1.0
@@ -36,6 +36,51 @@ class Problem(NamedTuple):
     kind: str
     text: str
     row: int
+
+
+class CoverResolver(Protocol):
+    """What labels mean in a base, and the classes of its covers: a nomenclature's, mostly."""
+
+    def id_of(self, label: str) -> int | None:
+        """Id of a cover's label, or None."""
+
+    def is_mapped(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> bool:
+        """Whether the cover is known: in a class, ignored on purpose, or SIOSE's unknown."""
+
+    def class_of(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> int | None:
+        """Class id of the cover, or None."""
+
+
+class CodelistResolver:
+    """Covers of a codelist without a nomenclature: all are known, and none has a class."""
+
+    def __init__(self, codelist: Codelist) -> None:
+        self._open = codelist.open
+        self._labels = {c.label.upper(): c.id for c in codelist.covers if c.label}
+        self._ids = set(codelist.by_id)
+
+    def id_of(self, label: str) -> int | None:
+        """Id of a cover's label, or None; in an open codelist each label gets one."""
+        name = label.strip().upper()
+        if self._open and name:
+            self._labels.setdefault(name, len(self._labels) + 1)
+        return self._labels.get(name)
+
+    def is_mapped(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> bool:
+        """Whether the codelist has the cover."""
+        return self._open or cover in self._ids or cover == UNKNOWN_COVER
+
+    def class_of(
+        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
+    ) -> int | None:
+        """No class."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -76,9 +121,17 @@ class ResolvedCovers:
         result[:, -1] = np.bincount(covers.row[unknown], share[unknown], minlength=count)
         return result
 
+    def name_of(self, base: SioseBase, key: int) -> str:
+        """A key's cover in words: ``EDF Edificación``, or as it is written."""
+        known = base.codelist.by_id.get(int(self.cover_ids[key]))
+        if known is not None:
+            return f"{known.label} {known.description}".strip() or str(known.id)
+        given = self.covers.keys[key]
+        return given.label or str(given.cover)
+
 
 def resolve_covers(
-    base: SioseBase, polygons: Attributes, index: ValuesIndex | None, resolver: Resolver
+    base: SioseBase, polygons: Attributes, index: ValuesIndex | None, resolver: CoverResolver
 ) -> ResolvedCovers:
     """Find the covers of polygons and their classes.
 
@@ -98,7 +151,7 @@ def resolve_covers(
 class _Resolution:
     """Covers of the polygons at hand, found source by source."""
 
-    def __init__(self, base: SioseBase, polygons: Attributes, resolver: Resolver) -> None:
+    def __init__(self, base: SioseBase, polygons: Attributes, resolver: CoverResolver) -> None:
         self.base, self.polygons, self.resolver = base, polygons, resolver
         self.sources = np.full(len(polygons), "", object)
         self.problems: list[Problem] = []
@@ -251,17 +304,7 @@ class _Resolution:
     def _leaves(self, parts: Sequence[Part]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         found = leaves(parts)
         return (
-            np.array(
-                [
-                    self._key(
-                        CoverKey(int(leaf.cover), "", leaf.attributes, leaf.within)
-                        if leaf.cover.isdecimal()
-                        else CoverKey(None, leaf.cover, leaf.attributes, leaf.within)
-                    )
-                    for leaf in found
-                ],
-                np.int64,
-            ),
+            np.array([self._key(_key_of(leaf)) for leaf in found], np.int64),
             np.array([100 * leaf.share for leaf in found], np.float64),
         )
 
@@ -364,6 +407,17 @@ class _Resolution:
         self, kind: str, rows: Iterable[int] | NDArray[np.int64], text: Callable[..., str]
     ) -> None:
         self.problems += [Problem(kind, text(int(row)), int(row)) for row in rows]
+
+
+def _key_of(leaf: Leaf) -> CoverKey:
+    """A leaf's cover; SIOSE_XML may have ids in the place of labels."""
+    number = int(leaf.cover) if leaf.cover.isdecimal() else None
+    return CoverKey(
+        number,
+        "" if number is not None else leaf.cover,
+        attributes_of(" ".join(leaf.attributes)) if leaf.attributes else (),
+        tuple(int(name) if name.isdecimal() else name for name in leaf.within),
+    )
 
 
 def _repeated(

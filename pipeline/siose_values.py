@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.codelists import attribute_labels
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
 from pipeline.siose_tables import batches, numbers, texts
@@ -327,7 +328,7 @@ class _Rows:
                 CoverKey(
                     number if number >= 0 else None,
                     text,
-                    own or _pairs(given),
+                    own or attributes_of(given),
                     tuple(w for w in within if w >= 0),
                 )
             )
@@ -400,22 +401,28 @@ def _coded(values: pa.Array, known: dict[str, int], listed: list[str]) -> NDArra
             listed.append(text)
         numbers.append(known[text])
     places = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy() + 1
-    return np.array(numbers, np.int64)[places]
+    codes: NDArray[np.int64] = np.array(numbers, np.int64)[places]
+    return codes
 
 
 def _cover_of(text: str) -> tuple[str, tuple[str, ...]]:
     """Label and attributes of a cover as ``CODE_ABREV`` writes it: ``70FDPpl``."""
     match = _ABBREVIATION.fullmatch(text)
     if match:
-        return match["cover"], _pairs(match["attributes"])
+        return match["cover"], attributes_of(match["attributes"])
     # Of a base that writes covers in its own way: whole, for the nomenclature's `aliases`.
     return text.upper(), ()
 
 
-def _pairs(text: str) -> tuple[str, ...]:
-    """Attributes as pairs of letters, whatever stands between them: ``frpl``, ``fr, pl``."""
-    letters = "".join(c for c in text.lower() if c.isalpha())
-    return tuple(letters[i : i + 2] for i in range(0, len(letters), 2))
+def attributes_of(text: str) -> tuple[str, ...]:
+    """Attributes as pairs of letters, from ``frpl``, ``fr, pl`` or their ids, ``41, 40``."""
+    found: list[str] = []
+    for word in re.findall(r"[a-z]+|[0-9]+", text.lower()):
+        if word.isdecimal():
+            found.append(attribute_labels().get(int(word), word))
+        else:
+            found += [word[i : i + 2] for i in range(0, len(word), 2)]
+    return tuple(found)
 
 
 def _path(text: str) -> tuple[int, ...]:

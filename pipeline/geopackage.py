@@ -1,0 +1,101 @@
+"""GeoPackages that open styled: layers of vectors with the style that QGIS loads by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import geopandas
+
+_STYLES = """CREATE TABLE IF NOT EXISTS layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
+    styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+    update_time DATETIME DEFAULT '2000-01-01T00:00:00.000Z')"""
+
+
+def write_layer(
+    frame: geopandas.GeoDataFrame, path: Path, layer: str, style: str | None = None
+) -> None:
+    """Write polygons as a layer of a GeoPackage; a file that is there gets another layer.
+
+    Args:
+        frame: Rows with polygons; a row may have none.
+        path: The GeoPackage.
+        layer: Name of the layer.
+        style: QGIS style (QML) that QGIS loads with it.
+    """
+    frame.to_file(
+        path,
+        layer=layer,
+        driver="GPKG",
+        engine="pyogrio",
+        geometry_name="geom",
+        geometry_type="MultiPolygon",
+        promote_to_multi=True,
+    )
+    if style is None:
+        return
+    with closing(sqlite3.connect(path)) as base:
+        base.execute(_STYLES)
+        base.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
+            # QGIS looks for an empty schema, not for none.
+            "VALUES ('', '', ?, 'geom', ?, ?, '', 1, '', '')",
+            (layer, layer, style),
+        )
+        known = base.execute(
+            "SELECT 1 FROM gpkg_contents WHERE table_name = 'layer_styles'"
+        ).fetchone()
+        if not known:
+            base.execute(
+                "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
+                "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+            )
+        base.commit()
+
+
+def categories_qml(column: str, categories: Mapping[str, tuple[str, str]]) -> str:
+    """QGIS style of polygons by the value of a column: see-through, outlined, named.
+
+    Args:
+        column: The column.
+        categories: Value to name in the legend and ``#RRGGBB``.
+
+    Returns:
+        XML text for ``layer_styles.styleQML``.
+    """
+    style = ET.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = ET.SubElement(
+        style, "renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0",
+        forceraster="0", symbollevels="0",
+    )  # fmt: skip
+    listed = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for number, (value, (name, color)) in enumerate(categories.items()):
+        ET.SubElement(
+            listed, "category", value=value, label=name, symbol=str(number), render="true"
+        )
+        symbol = ET.SubElement(
+            symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1",
+            force_rhr="0",
+        )  # fmt: skip
+        fill = ET.SubElement(
+            symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+        )
+        rgb = ",".join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))
+        for key, setting in (
+            ("color", f"{rgb},90"),
+            ("style", "solid"),
+            ("outline_color", f"{rgb},255"),
+            ("outline_style", "solid"),
+            ("outline_width", "0.46"),
+            ("outline_width_unit", "MM"),
+        ):
+            ET.SubElement(fill, "prop", k=key, v=setting)
+    ET.indent(style)
+    return "<!DOCTYPE qgis>\n" + ET.tostring(style, encoding="unicode") + "\n"
