@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -104,6 +104,9 @@ class Section(BaseModel):
     """A part of the settings: frozen, nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+_S = TypeVar("_S", bound=Section)
 
 
 class SioseSettings(Section):
@@ -241,6 +244,24 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
             f"({Path.cwd()}), then from the folder of the settings file.",
         )
     return settings.model_copy(update=found)
+
+
+def section(kind: type[_S], values: Mapping[str, Any], source: str) -> _S:
+    """Check settings of one section alone, as a command line gives them.
+
+    Raises:
+        SettingsError: With all mistakes at once.
+    """
+    try:
+        checked = kind.model_validate(dict(values))
+    except ValidationError as error:
+        mistakes = [_mistake(dict(item)) for item in error.errors()]
+        raise SettingsError(f"{source}: cannot be used.", mistakes) from error
+    name = next(n for n, f in Settings.model_fields.items() if f.annotation is kind)
+    mistakes = _contradictions(Settings().model_copy(update={name: checked}))
+    if mistakes:
+        raise SettingsError(f"{source}: cannot be used together.", mistakes)
+    return checked
 
 
 def from_workflow(values: Mapping[str, Any], files: Iterable[str | Path]) -> Settings:

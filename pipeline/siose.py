@@ -26,7 +26,7 @@ from pipeline.codelists import Codelist, Cover
 from pipeline.config import SioseSettings
 from pipeline.errors import InputError
 from pipeline.nomenclature import Nomenclature, Resolver
-from pipeline.siose_base import SioseBase, open_base, total_bounds
+from pipeline.siose_base import SioseBase, open_base, polygon_count, total_bounds
 from pipeline.siose_covers import OFF_PERCENT, Problem, ResolvedCovers, resolve_covers
 from pipeline.siose_polygons import Attributes, Bounds, Shapes, reading
 from pipeline.siose_problems import KINDS, write_problems
@@ -41,6 +41,7 @@ __all__ = [
     "SioseBase",
     "class_proportions",
     "open_base",
+    "polygon_count",
     "problem_frame",
     "read_proportions",
     "resolver_of",
@@ -281,8 +282,9 @@ def _problems(
 ) -> list[Problem]:
     """What is odd about the polygons that are kept, and about their covers."""
     problems = [
-        Problem("repaired", "invalid geometry, repaired", int(row))
-        for row in np.flatnonzero(shapes.repaired & kept)
+        Problem("repaired", f"{finding.text}; repaired", row)
+        for row, finding in shapes.broken.items()
+        if kept[row]
     ]
     ids = pd.Series(polygons.ids)
     repeated = np.flatnonzero(ids.duplicated(keep=False) & (ids != "") & kept)
@@ -292,15 +294,7 @@ def _problems(
         for row in repeated
         if times[polygons.ids[row]] > 1
     ]
-    found = [problem for problem in resolved.problems if kept[problem.row]]
-    doubtful = {problem.row for problem in found}
-    nothing = (resolved.sources == "") & (polygons.labels != "") & kept
-    problems += [
-        Problem("no_values", f"{polygons.labels[row]!r}: no covers", int(row))
-        for row in np.flatnonzero(nothing)
-        if row not in doubtful
-    ]
-    return problems + found
+    return problems + [problem for problem in resolved.problems if kept[problem.row]]
 
 
 def reasons_of(

@@ -189,6 +189,12 @@ def total_bounds(base: SioseBase) -> tuple[float, float, float, float]:
     return left, bottom, right, top
 
 
+def polygon_count(base: SioseBase) -> int:
+    """Number of the base's polygons."""
+    information = pyogrio.read_info(base.path, layer=base.layer, force_feature_count=True)
+    return int(information["features"])
+
+
 def _check_readable(path: Path) -> None:
     if not path.exists():
         raise InputError(f"SIOSE base {path}: there is no such file.")

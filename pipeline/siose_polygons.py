@@ -15,9 +15,11 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from pipeline import mending, topology
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
 from pipeline.siose_tables import READ_ERRORS, numbers, texts
+from pipeline.topology import Finding
 
 Bounds = tuple[float, float, float, float]
 
@@ -53,11 +55,11 @@ class Shapes:
 
     Attributes:
         geometry: Polygons, valid, shape ``(n,)``; empty ones have no area.
-        repaired: Which of them were not valid, bool, shape ``(n,)``.
+        broken: Rows that were not valid, and what was wrong, in the base's CRS.
     """
 
     geometry: NDArray[np.object_]
-    repaired: NDArray[np.bool_]
+    broken: Mapping[int, Finding]
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,21 @@ def read_xml(base: SioseBase, fids: NDArray[np.int64]) -> NDArray[np.object_]:
     return found
 
 
-def polygonal(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The polygons of repaired geometries: repairing leaves stray lines and points beside them."""
-    result = np.empty(len(geometries), object)
-    for i, geometry in enumerate(geometries):
-        parts = [p for p in shapely.get_parts(geometry) if shapely.get_type_id(p) in AREAL]
-        result[i] = shapely.union_all(parts) if parts else shapely.Polygon()
-    return result
+def polygons_of(
+    base: SioseBase, fids: NDArray[np.int64], crs: str
+) -> tuple[Attributes, NDArray[np.object_]]:
+    """Polygons by their fids, in the order of the layer.
+
+    Raises:
+        InputError: If the base cannot be read.
+    """
+    with _read_errors(base):
+        meta, got, wkb, fields = pyogrio.raw.read(
+            base.path, layer=base.layer, fids=np.sort(fids), columns=_columns(base),
+            return_fids=True,
+        )  # fmt: skip
+    with _decoding(base, got, wkb, _as_arrow(meta, fields), crs, 1) as found:
+        return found.attributes, found.shapes().geometry
 
 
 def _columns(base: SioseBase) -> list[str]:
@@ -222,7 +232,11 @@ def _decoding(
             found = [part.result() for part in parts]
             return Shapes(
                 np.concatenate([np.zeros(0, object), *(geometry for geometry, _ in found)]),
-                np.concatenate([np.zeros(0, bool), *(repaired for _, repaired in found)]),
+                {
+                    number * _SLICE + row: finding
+                    for number, (_, broken) in enumerate(found)
+                    for row, finding in broken.items()
+                },
             )
 
         maximum = np.zeros(len(fids), np.int64)
@@ -241,21 +255,22 @@ def _decoding(
 
 def _decoded(
     wkb: NDArray[np.object_], move: tuple[str, str] | None
-) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
-    """Valid polygons, moved from one CRS to another, and which of them were not valid."""
-    shapes = np.asarray(shapely.from_wkb(wkb), object)
-    shapes[shapely.is_missing(shapes)] = shapely.Polygon()
+) -> tuple[NDArray[np.object_], dict[int, Finding]]:
+    """Valid polygons, moved from one CRS to another, and what was wrong with them."""
+    shapes = np.asarray(shapely.from_wkb(wkb, on_invalid="ignore"), object)
     areal = np.isin(shapely.get_type_id(shapes), AREAL)
-    repaired = ~(areal & shapely.is_valid(shapes))
-    if repaired.any():
-        shapes[repaired] = polygonal(shapely.make_valid(shapes[repaired]))
+    doubtful = np.flatnonzero(~(areal & shapely.is_valid(shapes)))
+    broken = {}
+    if len(doubtful):
+        broken = {int(doubtful[f.rows[0]]): f for f in topology.invalid(shapes[doubtful])}
+        shapes[doubtful] = mending.mended(shapes[doubtful])
     if move is not None:
         # One a thread: PROJ's objects may not be shared.
         step = pyproj.Transformer.from_crs(*move, always_xy=True)
         points = shapely.get_coordinates(shapes)
         x, y = step.transform(points[:, 0], points[:, 1])
         shapes = np.asarray(shapely.set_coordinates(shapes, np.column_stack([x, y])), object)
-    return shapes, repaired
+    return shapes, broken
 
 
 def _as_arrow(meta: dict[str, Any], fields: Sequence[NDArray[Any]]) -> dict[str, pa.Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,15 +13,14 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from pipeline.config import SioseSettings
+from pipeline.config import LabelSettings, SioseSettings
+from pipeline.labels import REASONS, polygon_classes
 from pipeline.nomenclature import Nomenclature
-from pipeline.siose import reasons_of, resolver_of
+from pipeline.siose import Proportions, reasons_of, resolver_of
 from pipeline.siose_base import SioseBase, total_bounds
 from pipeline.siose_covers import CodelistResolver, CoverResolver, resolve_covers
 from pipeline.siose_polygons import all_polygons
 from pipeline.siose_values import index_values, opened
-
-_ONE = 1 - 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
 
 
 @dataclass
@@ -53,8 +52,8 @@ class Summary:
         classes: By the name of the class; empty without a nomenclature.
         composite: Polygons of several covers.
         mixed: Polygons of several classes.
-        masked: Polygons without any class, by reason.
-        unmapped: Ground of no class in polygons that have one.
+        masked: Polygons that get no label, by reason.
+        unmapped: Ground of no class in polygons that get one.
         sources: Polygons by what their covers come from; empty where nothing tells.
     """
 
@@ -71,20 +70,14 @@ class Summary:
     def rows(self) -> list[tuple[str, str, float, int]]:
         """What, name, area in m² and polygons, as they are told and written."""
         listed = [("base", "all polygons", self.whole)]
-        for what, extents in (
-            ("cover", self.covers),
-            ("class", self.classes),
-            ("masked", self.masked),
-            ("source", self.sources),
-        ):
-            names: Sequence[str] = list(extents)
-            if what in ("cover", "masked", "source"):
-                names = sorted(names, key=lambda name: (-extents[name].area_m2, name))
-            listed += [(what, name, extents[name]) for name in names]
+        listed += _largest_first("source", self.sources)
+        listed += _largest_first("cover", self.covers)
+        listed += [("class", name, extent) for name, extent in self.classes.items()]
         listed.append(("composite", "polygons of several covers", self.composite))
         if self.classes:
             listed.append(("composite", "polygons of several classes", self.mixed))
-            listed.append(("masked", "unmapped part of other polygons", self.unmapped))
+            listed += _largest_first("masked", self.masked)
+            listed.append(("masked", "part of no class in labelled polygons", self.unmapped))
         return [(what, name, extent.area_m2, extent.polygons) for what, name, extent in listed]
 
     def as_csv(self) -> str:
@@ -97,13 +90,26 @@ class Summary:
         return text.getvalue()
 
 
+def _largest_first(what: str, extents: Mapping[str, Extent]) -> list[tuple[str, str, Extent]]:
+    names = sorted(extents, key=lambda name: (-extents[name].area_m2, name))
+    return [(what, name, extents[name]) for name in names]
+
+
 def summarise(
     base: SioseBase,
     settings: SioseSettings,
     nomenclature: Nomenclature | None = None,
+    labels: LabelSettings | None = None,
     threads: int = 1,
 ) -> Summary:
     """Sum up a base, some polygons at a time.
+
+    Args:
+        base: The base.
+        settings: How its polygons are resolved.
+        nomenclature: Classes; None for the covers alone.
+        labels: What becomes of composites.
+        threads: Threads that decode geometry.
 
     Areas are on the ellipsoid for a geographic base, and those of the map plane for a projected
     one, as SIOSE's own ``SUPERF_HA``.
@@ -117,10 +123,10 @@ def summarise(
     if nomenclature is not None:
         for name in nomenclature.names:
             summary.classes[name] = Extent()
-    labels = CodelistResolver(base.codelist)
+    known = CodelistResolver(base.codelist)
     for polygons, shapes in all_polygons(base, equal_area(base), threads=threads):
         area = shapely.area(shapes.geometry)
-        resolver: CoverResolver = labels
+        resolver: CoverResolver = known
         if nomenclature is not None:
             resolver = resolver_of(base, nomenclature, polygons.labels)
         resolved = resolve_covers(base, polygons, index, resolver)
@@ -145,16 +151,19 @@ def summarise(
         if nomenclature is None:
             continue
         shares = resolved.shares(len(area), len(nomenclature))
-        reasons = reasons_of(shares, polygons.labels, base)
-        for reason in np.unique(reasons.astype(str)):
+        proportions = Proportions(
+            shapes.geometry, polygons.ids, shares[:, :-2], shares[:, -2],
+            reasons_of(shares, polygons.labels, base), nomenclature.fingerprint, base.tolerance_m,
+        )  # fmt: skip
+        _, reasons = polygon_classes(proportions, labels or LabelSettings())
+        for reason in np.unique(reasons[reasons != 255]):
             rows = reasons == reason
-            if reason:
-                summary.masked[reason].add(area[rows], int(rows.sum()))
-        some = reasons == ""
+            summary.masked[REASONS[reason]].add(area[rows], int(rows.sum()))
+        some = reasons == 255
         for number, name in enumerate(nomenclature.names):
             there = shares[:, number] > 0
             summary.classes[name].add(area * shares[:, number], int(there.sum()))
-        mixed = some & (shares[:, :-1].max(axis=1, initial=0) < _ONE)
+        mixed = (shares[:, :-2] > 0).sum(axis=1) > 1
         summary.mixed.add(area[mixed], int(mixed.sum()))
         rest = some & (shares[:, -2] > 0)
         summary.unmapped.add((area * shares[:, -2])[rest], int(rest.sum()))

@@ -109,7 +109,7 @@ class ValuesIndex:
         found = np.full(len(ids), -1, np.int64)
         if not len(self.hashes) or not len(ids):
             return found
-        wanted = _hashed(ids, self.hash_key)
+        wanted = hashed(ids, self.hash_key)
         near = np.searchsorted(self.hashes, wanted)
         near[near == len(self.hashes)] = 0
         same = (self.hashes[near] == wanted) & (ids != "")
@@ -431,7 +431,8 @@ def _path(text: str) -> tuple[int, ...]:
     return tuple(int(step) for step in steps if step.isdecimal() and int(step) > 0)
 
 
-def _hashed(ids: Sequence[str] | NDArray[np.object_], key: str) -> NDArray[np.uint64]:
+def hashed(ids: Sequence[str] | NDArray[np.object_], key: str) -> NDArray[np.uint64]:
+    """Hashes of ids, uint64, shape ``(n,)``."""
     values = np.asarray(ids, object)
     hashes: NDArray[np.uint64] = pd.util.hash_array(values, hash_key=key, categorize=False)
     return hashes
@@ -443,7 +444,7 @@ def _hashed_apart(ids: pa.ChunkedArray) -> tuple[str, NDArray[np.uint64]]:
         hashes = np.concatenate(
             [
                 np.zeros(0, np.uint64),
-                *(_hashed(chunk.to_numpy(zero_copy_only=False), key) for chunk in ids.chunks),
+                *(hashed(chunk.to_numpy(zero_copy_only=False), key) for chunk in ids.chunks),
             ]
         )
         order = np.argsort(hashes, kind="stable")
