@@ -158,9 +158,9 @@ class _Resolution:
         self.keys: dict[CoverKey, int] = {}
         self.parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
         self.ids: dict[str, int | None] = {}
-        labelled = base.columns.label is not None or base.columns.code is not None
+        self.labelled = base.columns.label is not None or base.columns.code is not None
         self.open = np.ones(len(polygons), bool)  # polygons that still have no covers
-        if labelled:
+        if self.labelled:
             self.open &= polygons.labels != ""
 
     def resolved(self, index: ValuesIndex | None) -> ResolvedCovers:
@@ -184,6 +184,7 @@ class _Resolution:
             self._compare(covers, said, cover_ids)
         for bit, text in TREE_PROBLEMS.items():
             self._tell("tree", np.flatnonzero(flags & bit), lambda row, text=text: text)
+        self._tell_nothing()
         self.problems.sort(key=lambda problem: problem.row)
         return ResolvedCovers(covers, cover_ids, classes, self.sources, self.problems)
 
@@ -311,6 +312,9 @@ class _Resolution:
     def _id_of(self, label: str) -> int | None:
         if label not in self.ids:
             self.ids[label] = self.resolver.id_of(label)
+            # Classic codelists lack it; its rows have the id all the same.
+            if label == "DSC" and self.ids[label] is None and not self.base.codelist.open:
+                self.ids[label] = UNKNOWN_COVER
         return self.ids[label]
 
     def _mended(self, key: CoverKey) -> tuple[CoverKey, int | None]:
@@ -368,6 +372,20 @@ class _Resolution:
             lambda row: f"{labels[row] or 'its table'} sums to {total[row]:g} %",
         )
         return Covers(covers.keys, covers.row, covers.key, percent)
+
+    def _tell_nothing(self) -> None:
+        """Tell polygons that have nothing of any source; an empty label says so itself."""
+        nothing = self.sources == ""
+        if self.labelled:
+            nothing &= self.polygons.labels != ""
+        nothing[[problem.row for problem in self.problems]] = False
+        asked = " or ".join(self.base.sources)
+
+        def text(row: int) -> str:
+            label = self.polygons.labels[row]
+            return f"no covers in {asked}" + (f" (label {label})" if label else "")
+
+        self._tell("no_values", np.flatnonzero(nothing), text)
 
     def _compare(self, covers: Covers, said: Covers, cover_ids: NDArray[np.int64]) -> None:
         """Tell where label and table disagree by more than rounding."""

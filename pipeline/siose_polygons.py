@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline import mending, topology
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
-from pipeline.siose_tables import READ_ERRORS, numbers, texts
+from pipeline.siose_tables import READ_ERRORS, numbers, readable, texts
 from pipeline.topology import Finding
 
 Bounds = tuple[float, float, float, float]
@@ -192,7 +192,7 @@ def _from_arrow(
 ) -> tuple[NDArray[np.int64], NDArray[np.object_], dict[str, pa.Array]]:
     def column(name: str) -> pa.Array:
         values = table.column(name).combine_chunks()
-        return values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        return readable(values.chunk(0) if isinstance(values, pa.ChunkedArray) else values)
 
     fid = meta["fid_column"] or "OGC_FID"
     if fid not in table.column_names:

@@ -135,6 +135,18 @@ def batches(
     yield from _by_sqlite(table, columns, where) if plain else _by_gdal(table, columns)
 
 
+def readable(values: pa.Array) -> pa.Array:
+    """The same, with text that is no UTF-8 read as Latin-1: Spanish Excel writes CSV so."""
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return values
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = values.cast(pa.large_binary()).to_pylist()
+        return pa.array([None if v is None else _decoded(v) for v in raw], values.type)
+    return values
+
+
 def texts(values: pa.Array) -> pa.Array:
     """Values as text without spaces around them; null stays null.
 
@@ -243,7 +255,7 @@ def _by_gdal(table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.Array, .
             **options,
         ) as (_, reader):
             for batch in reader:
-                yield tuple(batch.column(column) for column in columns)
+                yield tuple(readable(batch.column(column)) for column in columns)
     except (*READ_ERRORS, pa.ArrowException) as error:
         raise InputError(
             f"SIOSE base {table.path}: table {table.name} cannot be read.", [str(error)]
