@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import geopandas
 import numpy as np
@@ -70,12 +70,14 @@ class Check:
         problems: ``kind``, ``polygon_id``, ``text``, ``x``, ``y``, geometry, in the base's CRS, in
             the order of :data:`pipeline.siose_problems.KINDS`.
         unassigned: Covers of the codelist that the nomenclature neither gathers nor ignores.
+        classified: Whether covers were checked against a nomenclature.
     """
 
     base: str
     polygons: int
     problems: geopandas.GeoDataFrame
-    unassigned: tuple[Cover, ...] = field(default=())
+    unassigned: tuple[Cover, ...] = ()
+    classified: bool = False
 
     @property
     def stops(self) -> bool:
@@ -142,7 +144,8 @@ def check(
     found += _values_alone(index, known)
     for square in _squares(base, count):
         found += _between(base, square, plane, limits, threads, advance)
-    return Check(base.description, count, _frame(found, plane, base.crs), unassigned)
+    frame = _frame(found, plane, base.crs)
+    return Check(base.description, count, frame, unassigned, nomenclature is not None)
 
 
 def told(check: Check, shown: int = 20) -> Iterator[str]:
@@ -152,7 +155,10 @@ def told(check: Check, shown: int = 20) -> Iterator[str]:
         names = ", ".join(cover.label or str(cover.id) for cover in check.unassigned)
         yield f"In no class and not under `ignore`: {names}"
     for kind, rows in check.problems.groupby("kind", sort=False):
-        yield f"{rows['polygon_id'].nunique()} polygons {KINDS[str(kind)].sentence}:"
+        sentence = KINDS[str(kind)].sentence
+        if kind == "cover" and not check.classified:
+            sentence = "carry a cover that the codelist does not have"
+        yield f"{rows['polygon_id'].nunique()} polygons {sentence}:"
         for polygon, x, y, text in zip(
             rows["polygon_id"][:shown], rows["x"], rows["y"], rows["text"], strict=False
         ):
@@ -224,12 +230,13 @@ def _between(
 ) -> Iterator[_Found]:
     """Overlaps and gaps that have a point in a square."""
     left, bottom, right, top = square
-    # A little more than the square: a gap on its rim needs all of the polygons around it.
-    x, y = 0.02 * (right - left), 0.02 * (top - bottom)
-    around = (left - x, bottom - y, right + x, top + y)
+    # Somewhat more than the square: a gap on its rim needs all of the polygons around it.
+    rim = 4 * np.sqrt(limits.gap_m2) / _metres(base.crs)
+    around = (left - rim, bottom - rim, right + rim, top + rim)
     with reading(base, around, plane, threads) as found:
         ids, geometry = found.attributes.ids, found.shapes().geometry
-    if len(ids) > MOST_POLYGONS and min(right - left, top - bottom) > 1e-9:
+    # Polygons without end on one spot are not cut for ever.
+    if len(ids) > MOST_POLYGONS and min(right - left, top - bottom) > max(2 * rim, 1e-9):
         x, y = (left + right) / 2, (bottom + top) / 2
         for part in (
             (left, bottom, x, y), (x, bottom, right, y), (left, y, x, top), (x, y, right, top)
@@ -258,6 +265,13 @@ def _between(
         x, y = back.transform(bounds[:, 0], bounds[:, 1])
         home = int(((x >= left) & (x < right) & (y >= bottom) & (y < top)).sum())
     advance(home)
+
+
+def _metres(crs: str) -> float:
+    """Metres of a unit of a CRS, along a meridian where it is an angle."""
+    axis = pyproj.CRS(crs).axis_info[0]
+    radius = 6_371_000 if pyproj.CRS(crs).is_geographic else 1.0
+    return float(axis.unit_conversion_factor) * radius
 
 
 def _frame(found: Iterable[_Found], plane: str, crs: str) -> geopandas.GeoDataFrame:

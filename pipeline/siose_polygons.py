@@ -259,7 +259,8 @@ def _decoded(
     """Valid polygons, moved from one CRS to another, and what was wrong with them."""
     shapes = np.asarray(shapely.from_wkb(wkb, on_invalid="ignore"), object)
     areal = np.isin(shapely.get_type_id(shapes), AREAL)
-    doubtful = np.flatnonzero(~(areal & shapely.is_valid(shapes)))
+    good = areal & shapely.is_valid(shapes) & ~shapely.is_empty(shapes)
+    doubtful = np.flatnonzero(~good)
     broken = {}
     if len(doubtful):
         broken = {int(doubtful[f.rows[0]]): f for f in topology.invalid(shapes[doubtful])}
