@@ -153,11 +153,12 @@ def texts(values: pa.Array) -> pa.Array:
     Returns:
         Strings, shape ``(n,)``; whole numbers without a decimal point.
     """
+    written = values.cast(pa.string())
     if pa.types.is_floating(values.type):
-        whole = pc.equal(values, pc.floor(values))
-        if pc.all(whole, min_count=0).as_py():
-            values = values.cast(pa.int64())
-    return pc.utf8_trim_whitespace(values.cast(pa.string()))
+        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
+        number = pc.if_else(whole, values, 0.0).cast(pa.int64()).cast(pa.string())
+        written = pc.if_else(whole, number, written)
+    return pc.utf8_trim_whitespace(written)
 
 
 def numbers(values: pa.Array) -> NDArray[np.float64]:
@@ -228,16 +229,24 @@ def _as_declared(table: Table, columns: Sequence[str]) -> bool:
         information = pyogrio.read_info(table.path, layer=table.name, LIST_ALL_TABLES="YES")
     except READ_ERRORS:
         return False  # a view or table that GDAL does not see: SQLite reads it
-    declared = dict(zip(information["fields"], information["dtypes"], strict=True))
+    declared = {
+        str(field): np.dtype(kind)
+        for field, kind in zip(information["fields"], information["dtypes"], strict=True)
+    }
     if not set(columns) <= set(declared):
         return False
     kinds = ", ".join(f"group_concat(DISTINCT typeof({_quoted(c)}))" for c in columns)
     with connected(table.path) as connection:
         row = connection.execute(f"SELECT {kinds} FROM {_quoted(table.name)}").fetchone()
-    fitting = {"f": {"real", "integer"}, "i": {"integer"}, "u": {"integer"}}
+    # Others are SQLite's: of a FLOAT it has eight bytes, and GDAL takes four by its name.
+    fitting = {
+        "float64": {"real", "integer"},
+        "int32": {"integer"},
+        "int64": {"integer"},
+        "object": {"text"},
+    }
     return all(
-        set((found or "null").split(","))
-        <= {"null"} | fitting.get(np.dtype(declared[column]).kind, {"text"})
+        set((found or "null").split(",")) <= {"null"} | fitting.get(declared[column].name, set())
         for column, found in zip(columns, row, strict=True)
     )
 
@@ -272,11 +281,19 @@ def _by_sqlite(
         connection.text_factory = _decoded
         cursor = connection.execute(query)
         while rows := cursor.fetchmany(BATCH // 5):
-            # repr of a float reads back to the same float, so text loses nothing.
             yield tuple(
-                pa.array([None if v is None else str(v) for v in column], pa.string())
+                pa.array([_as_text(value) for value in column], pa.string())
                 for column in zip(*rows, strict=True)
             )
+
+
+def _as_text(value: object) -> str | None:
+    if isinstance(value, float):
+        # repr of a float reads back to the same float; an id is 7 for GDAL, too, and not 7.0.
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, bytes):
+        return _decoded(value)
+    return None if value is None else str(value)
 
 
 def _decoded(raw: bytes) -> str:

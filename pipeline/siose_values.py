@@ -31,18 +31,21 @@ log = logging.getLogger(__name__)
 PERCENT_ROUNDING = 1.0
 """Covers inside a container may miss its percentage by this much."""
 
-LOST_ANCESTOR, REPEATED_ROW, UNEVEN_CONTAINER = 1, 2, 4
+LOST_ANCESTOR, REPEATED_ROW, UNEVEN_CONTAINER, INSIDE_ITSELF = 1, 2, 4, 8
 """What is wrong with the tree of a polygon's rows, as bits."""
 
 TREE_PROBLEMS = {
     LOST_ANCESTOR: "a row is inside one that is not there",
     REPEATED_ROW: "two rows have the same INTER_ID",
     UNEVEN_CONTAINER: "the covers inside a composite do not add up to it",
+    INSIDE_ITSELF: "a row is inside itself",
 }
 """The same in words."""
 
 _VERSION = 1
 _ABBREVIATION = re.compile(r"[0-9.,\s]*(?P<cover>[A-Z]{3})(?P<attributes>(?:[a-z]{2})*)")
+_STEP = re.compile(r"([0-9]{1,15})(?:\.0+)?")
+_UNREADABLE = -2
 _HASH_KEYS = ("tesela-values-01", "tesela-values-02", "tesela-values-03")
 
 
@@ -180,12 +183,13 @@ def open_index(path: Path, base: SioseBase) -> ValuesIndex | None:
     try:
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
+        table.validate()
+        content = json.loads((table.schema.metadata or {}).get(b"tesela", b"{}"))
     except FileNotFoundError:
         return None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         log.warning("%s: cannot be read (%s); it is made again", path, error)
         return None
-    content = json.loads((table.schema.metadata or {}).get(b"tesela", b"{}"))
     if content.get("of") != source_of(base):
         return None
     return opened(table)
@@ -216,10 +220,15 @@ def opened(table: pa.Table) -> ValuesIndex:
 
 
 def source_of(base: SioseBase) -> dict[str, object]:
-    """What an index is of: the table, its columns, and the state of its file."""
+    """What an index is of: the table, its columns, and the state of its files."""
     if base.table is None or base.table_columns is None:
         return {"version": _VERSION, "file": None}
-    state = base.table.path.stat()
+    path = base.table.path
+    # A geodatabase is a folder; a change in WAL mode is in the log beside the base.
+    files = sorted(path.iterdir()) if path.is_dir() else [path, Path(f"{path}-wal")]
+    states = [
+        (file.name, file.stat()) for file in files if file.is_file() and file.suffix != ".lock"
+    ]
     return {
         "version": _VERSION,
         "file": base.table.path.name,
@@ -227,8 +236,7 @@ def source_of(base: SioseBase) -> dict[str, object]:
         "columns": [
             getattr(base.table_columns, name) for name in base.table_columns.__dataclass_fields__
         ],
-        "bytes": state.st_size,
-        "changed": state.st_mtime_ns,
+        "state": [[name, s.st_size, s.st_mtime_ns] for name, s in states if s.st_size],
     }
 
 
@@ -344,8 +352,9 @@ class _Rows:
         table = np.full((len(paths), depth), -1, np.int64)
         for number, path in enumerate(paths):
             table[number, : len(path)] = path
-        steps = table[above]  # (rows, depth): INTER_ID of the rows around
         span = int(max(row.max(initial=0), table.max(initial=0))) + 2
+        table[table == _UNREADABLE] = span - 1  # which is no row's
+        steps = table[above]  # (rows, depth): INTER_ID of the rows around
         place = self.polygon * span + row
         order = np.argsort(place, kind="stable")
         ranked = place[order]
@@ -359,9 +368,15 @@ class _Rows:
             wanted = self.polygon[inside] * span + steps[inside, level]
             near = np.minimum(np.searchsorted(ranked, wanted), len(ranked) - 1)
             there = ranked[near] == wanted
-            flags[self.polygon[inside[~there]]] |= LOST_ANCESTOR
+            # Paths from 0 may begin with no row: with nothing.
+            lost = inside[~there & (steps[inside, level] > 0)]
+            flags[self.polygon[lost]] |= LOST_ANCESTOR
             found = order[near[there]]
             container[found] = True
+            own = row[inside[there], None]
+            looped = (steps[inside[there], level, None] == own) | (steps[found] == own)
+            looped = looped.any(axis=1) & (own[:, 0] >= 0)
+            flags[self.polygon[found[looped]]] |= INSIDE_ITSELF
             around[inside[there], level] = cover[found]
             parent[inside] = -1
             parent[inside[there]] = found
@@ -428,7 +443,8 @@ def attributes_of(text: str) -> tuple[str, ...]:
 def _path(text: str) -> tuple[int, ...]:
     """INTER_ID of the rows around a row, outermost first."""
     steps = [step.strip() for step in text.replace(";", ",").split(",")]
-    return tuple(int(step) for step in steps if step.isdecimal() and int(step) > 0)
+    numbers = [_STEP.fullmatch(step) for step in steps if step]
+    return tuple(int(number[1]) if number else _UNREADABLE for number in numbers)
 
 
 def hashed(ids: Sequence[str] | NDArray[np.object_], key: str) -> NDArray[np.uint64]:
