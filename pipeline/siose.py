@@ -127,7 +127,7 @@ def class_proportions(
     index = index or opened(index_values(base))
     with reading(base, bounds, crs, threads) as found:
         polygons = found.attributes
-        resolver = resolver_of(base, nomenclature, polygons.labels)
+        resolver = resolver_of(base, nomenclature, polygons.label_texts)
         if resolver.unassigned:
             log.warning(
                 "covers of the codelist %s that are in no class and not under `ignore`: %s",
@@ -135,16 +135,16 @@ def class_proportions(
             )  # fmt: skip
         resolved = resolve_covers(base, polygons, index, resolver)
         shares = resolved.shares(len(polygons), len(nomenclature))
-        reasons = reasons_of(shares, polygons.labels, base)
+        reasons = reasons_of(shares, polygons.labelled, base)
         shapes = found.shapes()
     kept = _touching(base, polygons, shapes, bounds, box)
     geometry = shapes.geometry[kept]
-    columns: dict[str, object] = {"polygon_id": polygons.ids[kept], "label": polygons.labels[kept]}
+    columns = {"polygon_id": _plain(polygons.ids[kept]), "label": _plain(polygons.labels[kept])}
     for number, name in enumerate(nomenclature.names):
-        columns[f"share_{name}"] = shares[kept, number]
-    columns["share_unmapped"] = shares[kept, -2]
-    columns["source"] = resolved.sources[kept]
-    columns["reason"] = reasons[kept]
+        columns[f"share_{name}"] = pd.Series(shares[kept, number])
+    columns["share_unmapped"] = pd.Series(shares[kept, -2])
+    columns["source"] = _plain(resolved.sources[kept])
+    columns["reason"] = _plain(reasons[kept])
     frame = geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
     frame.attrs["tolerance_m"] = base.tolerance_m
     if pyproj.CRS(base.crs) != pyproj.CRS(crs):
@@ -155,9 +155,7 @@ def class_proportions(
     return frame, shown
 
 
-def resolver_of(
-    base: SioseBase, nomenclature: Nomenclature, codes: NDArray[np.object_]
-) -> Resolver:
+def resolver_of(base: SioseBase, nomenclature: Nomenclature, codes: Iterable[str]) -> Resolver:
     """Join a nomenclature with a base's codelist; of an open one, with the codes at hand.
 
     Raises:
@@ -286,8 +284,9 @@ def _problems(
         for row, finding in shapes.broken.items()
         if kept[row]
     ]
-    ids = pd.Series(polygons.ids)
-    repeated = np.flatnonzero(ids.duplicated(keep=False) & (ids != "") & kept)
+    ids = _plain(polygons.ids)
+    repeated = np.flatnonzero(ids.duplicated(keep=False) & kept)
+    repeated = repeated[polygons.ids[repeated] != ""]
     times = Counter(polygons.ids[repeated])
     problems += [
         Problem("duplicate", f"{times[polygons.ids[row]]} polygons have this ID_POLYGON", int(row))
@@ -297,18 +296,23 @@ def _problems(
     return problems + [problem for problem in resolved.problems if kept[problem.row]]
 
 
+def _plain(texts: NDArray[np.object_]) -> pd.Series:
+    """Texts as a column of Python's strings: pandas' own take a while to make."""
+    return pd.Series(texts, dtype=object)
+
+
 def reasons_of(
-    shares: NDArray[np.float64], labels: NDArray[np.object_], base: SioseBase
+    shares: NDArray[np.float64], labelled: NDArray[np.bool_], base: SioseBase
 ) -> NDArray[np.object_]:
     """Why polygons have no class at all, or an empty string, shape ``(n,)``.
 
     Args:
         shares: Of :meth:`ResolvedCovers.shares`.
-        labels: The polygons' labels.
+        labelled: Which polygons have a label.
         base: Their base.
     """
     named = base.columns.label is not None or base.columns.code is not None
-    reasons = np.where((labels == "") & named, "empty_label", "unmapped").astype(object)
+    reasons = np.where(~labelled & named, "empty_label", "unmapped").astype(object)
     reasons[shares[:, -1] > 0] = "unknown"
     reasons[shares[:, :-2].sum(axis=1) > 0] = ""
     return reasons

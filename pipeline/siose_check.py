@@ -119,7 +119,7 @@ def check(
     for polygons, shapes in all_polygons(base, plane, threads=threads):
         resolver: CoverResolver = labels
         if nomenclature is not None:
-            own = resolver_of(base, nomenclature, polygons.labels)
+            own = resolver_of(base, nomenclature, polygons.label_texts)
             resolver, unassigned = own, own.unassigned
         for row, finding in shapes.broken.items():
             lost = shapely.is_empty(shapes.geometry[row])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.codelists import UNKNOWN_COVER, Codelist
 from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
-from pipeline.siose_base import SioseBase
+from pipeline.siose_base import SOURCES, SioseBase
 from pipeline.siose_polygons import Attributes, read_xml
 from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex, attributes_of
 from pipeline.siose_xml import XmlError, parse_xml
@@ -22,6 +22,9 @@ OFF_PERCENT = 1.0
 
 LABEL_ROUNDING = 1.0
 """A label's percentages may differ from the table's by this much."""
+
+
+_SOURCES = ("", *SOURCES, "code")
 
 
 class Problem(NamedTuple):
@@ -153,7 +156,7 @@ class _Resolution:
 
     def __init__(self, base: SioseBase, polygons: Attributes, resolver: CoverResolver) -> None:
         self.base, self.polygons, self.resolver = base, polygons, resolver
-        self.sources = np.full(len(polygons), "", object)
+        self.source = np.zeros(len(polygons), np.intp)  # position in _SOURCES
         self.problems: list[Problem] = []
         self.keys: dict[CoverKey, int] = {}
         self.parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
@@ -161,7 +164,7 @@ class _Resolution:
         self.labelled = base.columns.label is not None or base.columns.code is not None
         self.open = np.ones(len(polygons), bool)  # polygons that still have no covers
         if self.labelled:
-            self.open &= polygons.labels != ""
+            self.open &= polygons.labelled
 
     def resolved(self, index: ValuesIndex | None) -> ResolvedCovers:
         said: Covers | None = None
@@ -186,7 +189,8 @@ class _Resolution:
             self._tell("tree", np.flatnonzero(flags & bit), lambda row, text=text: text)
         self._tell_nothing()
         self.problems.sort(key=lambda problem: problem.row)
-        return ResolvedCovers(covers, cover_ids, classes, self.sources, self.problems)
+        sources = np.array(_SOURCES, object)[self.source]
+        return ResolvedCovers(covers, cover_ids, classes, sources, self.problems)
 
     def _from_table(self, index: ValuesIndex) -> NDArray[np.uint8]:
         rows = index.find(self.polygons.ids)
@@ -194,7 +198,7 @@ class _Resolution:
         flags[rows >= 0] = index.flags[rows[rows >= 0]]
         empty = np.zeros(len(rows), bool)
         if self.base.columns.label is not None:
-            empty = (self.polygons.labels == "") & (rows >= 0)
+            empty = ~self.polygons.labelled & (rows >= 0)
         self._tell("unlabelled", np.flatnonzero(empty), lambda row: "its table has rows")
         rows[~self.open] = -1
         found = index.covers(rows)
@@ -205,10 +209,10 @@ class _Resolution:
 
     def _from_labels(self) -> Covers:
         """Covers of all labels, and of polygons without other covers, these."""
-        codes, distinct = pd.factorize(self.polygons.labels)
+        codes = self.polygons.label
         keys: list[NDArray[np.int64]] = []
         percents: list[NDArray[np.float64]] = []
-        for code, label in enumerate(distinct.tolist()):
+        for code, label in enumerate(self.polygons.label_texts):
             parts: tuple[Part, ...] = ()
             odd: list[tuple[str, str]] = []
             if label:
@@ -264,9 +268,9 @@ class _Resolution:
 
     def _from_codes(self) -> None:
         rows = np.flatnonzero(self.open)
-        codes, distinct = pd.factorize(self.polygons.labels[rows])
-        keys = np.array([self._key(CoverKey(None, str(code))) for code in distinct], np.int64)
-        self._take("code", rows, keys[codes], np.full(len(rows), 100.0))
+        texts = self.polygons.label_texts
+        keys = np.array([self._key(CoverKey(None, text)) for text in texts], np.int64)
+        self._take("code", rows, keys[self.polygons.label[rows]], np.full(len(rows), 100.0))
 
     def _of_open(
         self, parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -282,7 +286,7 @@ class _Resolution:
         percent: NDArray[np.float64],
     ) -> None:
         self.parts.append((row, key, percent))
-        self.sources[row] = source
+        self.source[row] = _SOURCES.index(source)
         self.open[row] = False
 
     def _joined(self) -> Covers:
@@ -364,8 +368,9 @@ class _Resolution:
             )
         percent = np.where(wrong, 0.0, percent)
         total = np.bincount(covers.row, percent, minlength=len(labels))
-        told = np.isin(self.sources, ["label", "xml"])  # by their own composites
-        off = (np.abs(total - 100) > OFF_PERCENT) & (self.sources != "") & ~told
+        # Labels and XML are told by their own composites.
+        told = np.isin(self.source, [_SOURCES.index("label"), _SOURCES.index("xml")])
+        off = (np.abs(total - 100) > OFF_PERCENT) & (self.source > 0) & ~told
         self._tell(
             "percentage",
             np.flatnonzero(off),
@@ -375,9 +380,9 @@ class _Resolution:
 
     def _tell_nothing(self) -> None:
         """Tell polygons that have nothing of any source; an empty label says so itself."""
-        nothing = self.sources == ""
+        nothing = self.source == 0
         if self.labelled:
-            nothing &= self.polygons.labels != ""
+            nothing &= self.polygons.labelled
         nothing[[problem.row for problem in self.problems]] = False
         asked = " or ".join(self.base.sources)
 
@@ -389,23 +394,22 @@ class _Resolution:
 
     def _compare(self, covers: Covers, said: Covers, cover_ids: NDArray[np.int64]) -> None:
         """Tell where label and table disagree by more than rounding."""
-        doubtful = {problem.row for problem in self.problems}
-        there = np.zeros(len(self.polygons), bool)
+        count = len(self.polygons)
+        there = np.zeros(count, bool)
         there[said.row] = True
-        there &= self.sources == "table"
-        there[list(doubtful)] = False
-        span = int(cover_ids.max(initial=0)) + 2
-        mine, theirs = there[covers.row], there[said.row]
-        places = np.concatenate(
-            [
-                covers.row[mine] * span + cover_ids[covers.key[mine]] + 1,
-                said.row[theirs] * span + cover_ids[said.key[theirs]] + 1,
-            ]
+        there &= self.source == _SOURCES.index("table")
+        there[[problem.row for problem in self.problems]] = False
+        # Most labels name the covers in the order of the table: those need no sorting.
+        alike = there & (
+            np.bincount(covers.row, minlength=count) == np.bincount(said.row, minlength=count)
         )
-        percent = np.concatenate([covers.percent[mine], -said.percent[theirs]])
-        codes, distinct = pd.factorize(places)
-        apart = np.abs(np.bincount(codes, percent, minlength=len(distinct))) > LABEL_ROUNDING + 1e-9
-        rows = np.unique(distinct[apart] // span)
+        mine, theirs = alike[covers.row], alike[said.row]
+        row = covers.row[mine]
+        other = cover_ids[covers.key[mine]] != cover_ids[said.key[theirs]]
+        off = np.abs(covers.percent[mine] - said.percent[theirs]) > LABEL_ROUNDING + 1e-9
+        doubtful = there & ~alike
+        doubtful[row[other | off]] = True
+        rows = self._apart(covers, said, cover_ids, doubtful)
 
         def text(row: int) -> str:
             own = covers.row == row
@@ -416,6 +420,27 @@ class _Resolution:
             return f"label {self.polygons.labels[row]} against table {shown}"
 
         self._tell("disagreement", rows, text)
+
+    def _apart(
+        self,
+        covers: Covers,
+        said: Covers,
+        cover_ids: NDArray[np.int64],
+        rows: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Of some polygons, those whose covers differ by more than rounding, in any order."""
+        span = int(cover_ids.max(initial=0)) + 2
+        mine, theirs = rows[covers.row], rows[said.row]
+        places = np.concatenate(
+            [
+                covers.row[mine] * span + cover_ids[covers.key[mine]] + 1,
+                said.row[theirs] * span + cover_ids[said.key[theirs]] + 1,
+            ]
+        )
+        percent = np.concatenate([covers.percent[mine], -said.percent[theirs]])
+        codes, distinct = pd.factorize(places)
+        off = np.abs(np.bincount(codes, percent, minlength=len(distinct)))
+        return np.unique(distinct[off > LABEL_ROUNDING + 1e-9] // span)
 
     def _shown(self, cover: int, key: CoverKey) -> str:
         known = self.base.codelist.by_id.get(cover)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyogrio
 import pyproj
 import shapely
@@ -35,18 +37,30 @@ class Attributes:
     Attributes:
         fids: Number of the feature in its layer, int64, shape ``(n,)``.
         ids: ``ID_POLYGON``, or the fid as text in a layer without, shape ``(n,)``.
-        labels: ``ROTULO``, ``SIOSE_CODE`` or the code, without spaces around it, empty where
-            there is none, shape ``(n,)``.
+        label_texts: The different ones of ``ROTULO``, ``SIOSE_CODE`` or the code, without spaces
+            around them; an empty one stands for none.
+        label: Position in ``label_texts``, int64, shape ``(n,)``.
         maximum: ``ID_COBERTURA_MAX``, 0 where there is none, int64, shape ``(n,)``.
     """
 
     fids: NDArray[np.int64]
     ids: NDArray[np.object_]
-    labels: NDArray[np.object_]
+    label_texts: tuple[str, ...]
+    label: NDArray[np.int64]
     maximum: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.fids)
+
+    @cached_property
+    def labels(self) -> NDArray[np.object_]:
+        """Labels, empty where there is none, shape ``(n,)``."""
+        return np.array([*self.label_texts, ""], object)[self.label]
+
+    @cached_property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which polygons have a label, bool, shape ``(n,)``."""
+        return np.array([bool(text) for text in self.label_texts], bool)[self.label]
 
 
 @dataclass(frozen=True)
@@ -217,11 +231,8 @@ def _decoding(
     columns = base.columns
     move = None if pyproj.CRS(base.crs) == pyproj.CRS(crs) else (base.crs, crs)
 
-    def texts_of(name: str | None) -> NDArray[np.object_]:
-        if name is None:
-            return np.full(len(fids), "", object)
-        values = texts(given[name]).fill_null("").to_numpy(zero_copy_only=False)
-        return np.asarray(values[order], object)
+    def texts_of(name: str) -> pa.Array:
+        return texts(given[name]).fill_null("").take(pa.array(order))
 
     with ThreadPoolExecutor(threads) as pool:
         parts = [
@@ -242,11 +253,18 @@ def _decoding(
         maximum = np.zeros(len(fids), np.int64)
         if "maximum" in base.sources and columns.maximum:
             maximum = np.nan_to_num(numbers(given[columns.maximum])).astype(np.int64)[order]
+        label = columns.code or columns.label
+        coded = pc.dictionary_encode(texts_of(label)) if label else None
         yield Reading(
             Attributes(
                 fids,
-                texts_of(columns.polygon) if columns.polygon else fids.astype(str).astype(object),
-                texts_of(columns.code or columns.label),
+                np.asarray(texts_of(columns.polygon).to_numpy(zero_copy_only=False), object)
+                if columns.polygon
+                else fids.astype(str).astype(object),
+                tuple(coded.dictionary.to_pylist()) if coded is not None else ("",),
+                coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+                if coded is not None
+                else np.zeros(len(fids), np.int64),
                 maximum,
             ),
             shapes,

@@ -128,7 +128,7 @@ def summarise(
         area = shapely.area(shapes.geometry)
         resolver: CoverResolver = known
         if nomenclature is not None:
-            resolver = resolver_of(base, nomenclature, polygons.labels)
+            resolver = resolver_of(base, nomenclature, polygons.label_texts)
         resolved = resolve_covers(base, polygons, index, resolver)
         covers = resolved.covers
         share = covers.percent / 100
@@ -153,7 +153,7 @@ def summarise(
         shares = resolved.shares(len(area), len(nomenclature))
         proportions = Proportions(
             shapes.geometry, polygons.ids, shares[:, :-2], shares[:, -2],
-            reasons_of(shares, polygons.labels, base), nomenclature.fingerprint, base.tolerance_m,
+            reasons_of(shares, polygons.labelled, base), nomenclature.fingerprint, base.tolerance_m,
         )  # fmt: skip
         _, reasons = polygon_classes(proportions, labels or LabelSettings())
         for reason in np.unique(reasons[reasons != 255]):
