@@ -36,6 +36,7 @@ def write_layer(
         geometry_name="geom",
         geometry_type="MultiPolygon",
         promote_to_multi=True,
+        VERSION="1.2",  # QGIS 3.22 warns of newer ones
     )
     if style is None:
         return

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,10 +43,13 @@ TREE_PROBLEMS = {
 }
 """The same in words."""
 
+_PIECE = 1_000_000  # rows whose trees are resolved at a time
+_KINDS: dict[str, type[np.generic]] = {"percent": np.float64, "row": np.int64}
 _VERSION = 1
 _ABBREVIATION = re.compile(r"[0-9.,\s]*(?P<cover>[A-Z]{3})(?P<attributes>(?:[a-z]{2})*)")
 _STEP = re.compile(r"([0-9]{1,15})(?:\.0+)?")
 _UNREADABLE = -2
+_MOST_ROWS = 2_000_000_000
 _HASH_KEYS = ("tesela-values-01", "tesela-values-02", "tesela-values-03")
 
 
@@ -151,7 +155,7 @@ def index_values(base: SioseBase) -> pa.Table:
     starts = np.searchsorted(rows.polygon[order], np.arange(len(polygons) + 1))
     lists = [
         pa.LargeListArray.from_arrays(pa.array(starts), pa.array(values))
-        for values in (key[order].astype(np.int32), rows.percent[order])
+        for values in (key[order], rows.percent[order])
     ]
     table = pa.table(
         {
@@ -243,7 +247,8 @@ def source_of(base: SioseBase) -> dict[str, object]:
 class _Rows:
     """All rows of a values table, those of one polygon together, in the table's order.
 
-    About 40 bytes a row and one copy of each id: seven million rows, all of Spain, take 600 MB.
+    About 50 bytes a row, and three copies of each id at most: the seven million rows of all of
+    Spain take some 1.2 GB, and a province's 50 MB.
     """
 
     def __init__(self, base: SioseBase) -> None:
@@ -251,23 +256,24 @@ class _Rows:
         read = list(self._read(base))
         ids: pa.ChunkedArray = pa.chunked_array([part["id"] for part in read], pa.large_string())
         self.hash_key, run_hash = _hashed_apart(ids)
-        run = np.concatenate([part["run"] for part in read]) if read else np.zeros(0, np.int64)
+        run = _joined(read, "run", np.int32)
         # Runs of one polygon may lie apart: they are joined by their hash, in the table's order.
         order = np.argsort(run_hash, kind="stable")
         sorted_hash = run_hash[order]
         first = np.ones(len(order), bool)
         first[1:] = sorted_hash[1:] != sorted_hash[:-1]
-        rank = np.empty(len(order), np.int64)
+        rank = np.empty(len(order), np.int32)
         rank[order] = np.cumsum(first) - 1
         self.polygons = ids.combine_chunks().take(pa.array(order[first]))
         self.hashes = sorted_hash[first]
-        polygon = rank[run] if len(run) else np.zeros(0, np.int64)
+        polygon = rank[run]
+        del run, rank, order
         rows = np.argsort(polygon, kind="stable")
         self.polygon = polygon[rows]
+        names = [name for name in (read[0] if read else ()) if name != "id"]
+        # One by one, so that a column is there twice only while it is put in order.
         self.column = {
-            name: np.concatenate([part[name] for part in read])[rows]
-            for name in (read[0] if read else ())
-            if name not in ("id", "run")
+            name: _joined(read, name, _KINDS.get(name, np.int32))[rows] for name in names
         }
         self.percent = self.column.get("percent", np.zeros(0))
 
@@ -295,15 +301,17 @@ class _Rows:
             before = ids[-1].as_py()
             part: dict[str, NDArray[np.generic]] = {
                 "id": ids.filter(pa.array(starts)),
-                "run": runs + np.cumsum(starts) - 1,
+                "run": (runs + np.cumsum(starts) - 1).astype(np.int32),
                 "percent": numbers(column["percent"]),
             }
             runs += int(starts.sum())
             for name in ("cover", "row"):
                 if name in column:
                     number = numbers(column[name])
-                    whole = np.isfinite(number) & (number == np.floor(number))
-                    part[name] = np.where(whole, number, -1).astype(np.int64)
+                    # Numbers of rows may run through the whole of Spain and on.
+                    kind = np.int32 if name == "cover" else np.int64
+                    whole = (number == np.floor(number)) & (np.abs(number) <= np.iinfo(kind).max)
+                    part[name] = np.where(whole, number, -1).astype(kind)
             for name, known in codes.items():
                 if name in column:
                     part[name] = _coded(texts(column[name]), known, self.coded[name])
@@ -311,25 +319,33 @@ class _Rows:
 
     def keys(
         self,
-    ) -> tuple[NDArray[np.int64], list[CoverKey], NDArray[np.bool_], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.int32], list[CoverKey], NDArray[np.bool_], NDArray[np.uint8]]:
         """Key of each row, the keys, which rows are leaves, and what is wrong with the trees."""
         count = len(self.polygon)
         flags = np.zeros(len(self.polygons), np.uint8)
-        cover = self.column.get("cover", np.full(count, -1, np.int64))
-        attributes = self.column.get("attributes", np.full(count, -1, np.int64))
-        label = self.column.get("label", np.full(count, -1, np.int64))
+        none = np.full(count, -1, np.int32)
+        cover = self.column.get("cover", none)
+        attributes = self.column.get("attributes", none)
+        label = self.column.get("label", none)
         # CODE_ABREV carries the percentage, and SIOSE AR's attributes: 70FDPpl.
         said = [_cover_of(text) for text in self.coded.get("label", [])]
         names = list(dict.fromkeys(said))
-        places = {name: i for i, name in enumerate(names)}
-        label = np.array([places[s] for s in said] + [-1], np.int64)[label]
-        if "row" in self.column:
-            leaf, around = self._tree(cover, flags)
-        else:
-            leaf, around = np.ones(count, bool), np.full((count, 0), -1, np.int64)
-        combined, parts = _factorized([cover, label, attributes, *around.T])
+        order = {name: i for i, name in enumerate(names)}
+        label = np.array([order[s] for s in said] + [-1], np.int32)[label]
+        leaf, key = np.ones(count, bool), np.zeros(count, np.int32)
+        known: dict[tuple[int, ...], int] = {}
+        for piece in self._pieces():
+            columns = [cover[piece], label[piece], attributes[piece]]
+            if "row" in self.column:
+                leaf[piece], around = self._tree(piece, cover[piece], flags)
+                columns += list(around.T)
+            combined, parts = _factorized(columns)
+            # Another piece may go deeper: without the levels that are not there.
+            found = [(*part[:3], *(w for w in part[3:] if w >= 0)) for part in parts]
+            places = np.array([known.setdefault(part, len(known)) for part in found], np.int32)
+            key[piece] = places[combined]
         keys = []
-        for number, name, written, *within in parts:
+        for number, name, written, *within in known:
             text, own = names[name] if name >= 0 else ("", ())
             given = self.coded["attributes"][written] if written >= 0 else ""
             keys.append(
@@ -337,16 +353,26 @@ class _Rows:
                     number if number >= 0 else None,
                     text,
                     own or attributes_of(given),
-                    tuple(w for w in within if w >= 0),
+                    tuple(within),
                 )
             )
-        return combined, keys, leaf, flags
+        return key, keys, leaf, flags
+
+    def _pieces(self) -> Iterator[slice]:
+        """Rows of whole polygons, about :data:`_PIECE` at a time."""
+        start = 0
+        while start < len(self.polygon):
+            last = self.polygon[min(start + _PIECE, len(self.polygon)) - 1]
+            end = int(np.searchsorted(self.polygon, last, side="right"))
+            yield slice(start, end)
+            start = end
 
     def _tree(
-        self, cover: NDArray[np.int64], flags: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which rows are leaves, and the covers around each row, outermost first."""
-        row, above = self.column["row"], self.column["above"]
+        self, piece: slice, cover: NDArray[np.int32], flags: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+        """Which rows of a piece are leaves, and the covers around each, outermost first."""
+        row, above = self.column["row"][piece], self.column["above"][piece]
+        polygon, percent = self.polygon[piece], self.percent[piece]
         paths = [_path(text) for text in self.coded["above"]] + [()]
         depth = max((len(path) for path in paths), default=0)
         table = np.full((len(paths), depth), -1, np.int64)
@@ -355,36 +381,45 @@ class _Rows:
         span = int(max(row.max(initial=0), table.max(initial=0))) + 2
         table[table == _UNREADABLE] = span - 1  # which is no row's
         steps = table[above]  # (rows, depth): INTER_ID of the rows around
-        place = self.polygon * span + row
+        first = int(polygon[0]) if len(polygon) else 0
+        ours = polygon.astype(np.int64) - first
+        place = ours * span + row
         order = np.argsort(place, kind="stable")
         ranked = place[order]
         repeated = np.flatnonzero((ranked[1:] == ranked[:-1]) & (row[order][1:] >= 0))
-        flags[self.polygon[order][repeated]] |= REPEATED_ROW
+        flags[polygon[order][repeated]] |= REPEATED_ROW
         container = np.zeros(len(row), bool)
-        around = np.full(steps.shape, -1, np.int64)
+        around = np.full(steps.shape, -1, np.int32)
         parent = np.full(len(row), -1, np.int64)
         for level in range(depth):
             inside = np.flatnonzero(steps[:, level] >= 0)
-            wanted = self.polygon[inside] * span + steps[inside, level]
+            wanted = ours[inside] * span + steps[inside, level]
             near = np.minimum(np.searchsorted(ranked, wanted), len(ranked) - 1)
             there = ranked[near] == wanted
             # Paths from 0 may begin with no row: with nothing.
             lost = inside[~there & (steps[inside, level] > 0)]
-            flags[self.polygon[lost]] |= LOST_ANCESTOR
+            flags[polygon[lost]] |= LOST_ANCESTOR
             found = order[near[there]]
             container[found] = True
             own = row[inside[there], None]
             looped = (steps[inside[there], level, None] == own) | (steps[found] == own)
             looped = looped.any(axis=1) & (own[:, 0] >= 0)
-            flags[self.polygon[found[looped]]] |= INSIDE_ITSELF
+            flags[polygon[found[looped]]] |= INSIDE_ITSELF
             around[inside[there], level] = cover[found]
             parent[inside] = -1
             parent[inside[there]] = found
         inner = np.flatnonzero(parent >= 0)
-        filled = np.bincount(parent[inner], self.percent[inner], minlength=len(row))
-        uneven = container & (np.abs(filled - self.percent) > PERCENT_ROUNDING)
-        flags[self.polygon[uneven & np.isfinite(self.percent)]] |= UNEVEN_CONTAINER
+        filled = np.bincount(parent[inner], percent[inner], minlength=len(row))
+        uneven = container & (np.abs(filled - percent) > PERCENT_ROUNDING)
+        flags[polygon[uneven & np.isfinite(percent)]] |= UNEVEN_CONTAINER
         return ~container, around
+
+
+def _joined(
+    parts: Sequence[dict[str, NDArray[np.generic]]], name: str, kind: type[np.generic]
+) -> NDArray[Any]:
+    """A column of all parts, taken out of them."""
+    return np.concatenate([np.zeros(0, kind), *(part.pop(name) for part in parts)])
 
 
 def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -395,7 +430,7 @@ def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _factorized(
-    columns: Sequence[NDArray[np.int64]],
+    columns: Sequence[NDArray[np.integer[Any]]],
 ) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
     """Number of each row's combination, in the order in which they first occur, and these."""
     combined = np.zeros(len(columns[0]), np.int64)
@@ -406,7 +441,7 @@ def _factorized(
     return combined, [tuple(int(column[i]) for column in columns) for i in firsts]
 
 
-def _coded(values: pa.Array, known: dict[str, int], listed: list[str]) -> NDArray[np.int64]:
+def _coded(values: pa.Array, known: dict[str, int], listed: list[str]) -> NDArray[np.int32]:
     """Texts as positions in ``listed``, which grows; -1 for nothing."""
     encoded = pc.dictionary_encode(values)
     numbers = [-1]
@@ -416,7 +451,7 @@ def _coded(values: pa.Array, known: dict[str, int], listed: list[str]) -> NDArra
             listed.append(text)
         numbers.append(known[text])
     places = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy() + 1
-    codes: NDArray[np.int64] = np.array(numbers, np.int64)[places]
+    codes: NDArray[np.int32] = np.array(numbers, np.int32)[places]
     return codes
 
 
@@ -443,8 +478,9 @@ def attributes_of(text: str) -> tuple[str, ...]:
 def _path(text: str) -> tuple[int, ...]:
     """INTER_ID of the rows around a row, outermost first."""
     steps = [step.strip() for step in text.replace(";", ",").split(",")]
-    numbers = [_STEP.fullmatch(step) for step in steps if step]
-    return tuple(int(number[1]) if number else _UNREADABLE for number in numbers)
+    written = [_STEP.fullmatch(step) for step in steps if step]
+    numbers = [int(step[1]) if step else _UNREADABLE for step in written]
+    return tuple(number if number < _MOST_ROWS else _UNREADABLE for number in numbers)
 
 
 def hashed(ids: Sequence[str] | NDArray[np.object_], key: str) -> NDArray[np.uint64]:
