@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.codelists import Codelist, Cover
 from pipeline.config import SioseSettings
-from pipeline.errors import InputError
+from pipeline.errors import SHOWN_ITEMS, InputError
 from pipeline.nomenclature import Nomenclature, Resolver
 from pipeline.siose_base import SioseBase, open_base, polygon_count, total_bounds
 from pipeline.siose_covers import OFF_PERCENT, Problem, ResolvedCovers, resolve_covers
@@ -151,7 +151,7 @@ def class_proportions(
         log.info("polygons reprojected from %s to %s", base.crs, crs)
     problems = _problems(polygons, shapes, resolved, kept)
     shown = problem_frame(problems, polygons, shapes, crs)
-    _judge(problems, settings, shown)
+    _judge(base, problems, settings, shown)
     return frame, shown
 
 
@@ -258,13 +258,14 @@ def _touching(
     """Which polygons touch the sheet."""
     near = shapely.intersects(shapes.geometry, shapely.box(*box))
     if not near.any():
+        held = total_bounds(base)
         raise InputError(
             f"No polygon of {base.path} touches the sheet.",
             [
                 f"sheet:    {_numbers(bounds)} ({base.crs})",
-                f"polygons: {_numbers(total_bounds(base))} ({base.crs})",
+                f"polygons: {_numbers(held)} ({base.crs})",
             ],
-            "Check the province of the base and the CRS of both.",
+            _doubt(base, bounds, held),
         )
     lost = shapely.is_empty(shapes.geometry)
     if lost.any():
@@ -273,6 +274,21 @@ def _touching(
             lost.sum(), base.path, ", ".join(polygons.ids[lost][:5]),
         )  # fmt: skip
     return np.asarray(near)
+
+
+def _doubt(base: SioseBase, bounds: Bounds, held: Bounds) -> str:
+    """Why polygons may be elsewhere than a sheet."""
+    degrees = max(abs(value) for value in held) <= 180
+    left, bottom, right, top = held
+    if shapely.box(*bounds).intersects(shapely.box(bottom, left, top, right)):
+        return "The polygons have x and y the wrong way round: ogr2ogr -swapxy mends them."
+    if degrees != pyproj.CRS(base.crs).is_geographic:
+        unit, crs = ("degrees", "EPSG:4258") if degrees else ("metres", "EPSG:25830")
+        return (
+            f"The polygons are in {unit}, and {base.crs} is not: their layer names a CRS that is "
+            f"not its own. ogr2ogr -a_srs {crs} (or what it is) mends it."
+        )
+    return "Check the province of the base and the CRS of both."
 
 
 def _problems(
@@ -319,7 +335,10 @@ def reasons_of(
 
 
 def _judge(
-    problems: Sequence[Problem], settings: SioseSettings, shown: geopandas.GeoDataFrame
+    base: SioseBase,
+    problems: Sequence[Problem],
+    settings: SioseSettings,
+    shown: geopandas.GeoDataFrame,
 ) -> None:
     """Raise or say what was found, all of one kind at once."""
     if not problems:
@@ -341,8 +360,9 @@ def _judge(
         "unmapped with `siose.unknown_covers: ignore`.",
         "percentage": "Mend the base, or use the percentages as they are with "
         "`siose.off_percentages: ignore`.",
-        "label": "Mend the base, or use its table alone with `siose.source: table`, or leave such "
-        "polygons out with `siose.off_percentages: ignore`.",
+        "label": "Mend the base, "
+        + ("or use its table alone with `siose.source: table`, " if base.table else "")
+        + "or leave such polygons out with `siose.off_percentages: ignore`.",
     }
     lenient = {
         "cover": settings.unknown_covers == "ignore",
@@ -355,9 +375,10 @@ def _judge(
             log.warning("%d polygons %s: %s", len(rows[kind]), KINDS[kind].sentence, items[0])
     if fatal:
         first, *others = fatal
-        items = list(kinds[first])
+        items = _listed(kinds[first], len(fatal))
         for kind in others:
-            items += [f"{len(rows[kind])} polygons {KINDS[kind].sentence}:", *kinds[kind]]
+            items.append(f"{len(rows[kind])} polygons {KINDS[kind].sentence}:")
+            items += _listed(kinds[kind], len(fatal))
         raise PolygonError(
             f"{len(rows[first])} polygons {KINDS[first].sentence}.",
             items,
@@ -366,5 +387,13 @@ def _judge(
         )
 
 
+def _listed(items: Sequence[str], kinds: int) -> list[str]:
+    """So many items that each of some kinds is seen."""
+    most = SHOWN_ITEMS // kinds - 2
+    if kinds == 1 or len(items) <= most:
+        return list(items)
+    return [*items[:most], f"... and {len(items) - most} more of these"]
+
+
 def _numbers(bounds: Iterable[float]) -> str:
-    return ", ".join(f"{v:.6g}" for v in bounds)
+    return ", ".join(f"{v:.0f}" if abs(v) >= 1e5 else f"{v:.6g}" for v in bounds)

@@ -19,7 +19,17 @@ import pyogrio
 from pipeline.codelists import BUILT_IN, Codelist, Cover, built_in, completed
 from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
-from pipeline.siose_tables import READ_ERRORS, Table, batches, chosen, numbers, tables_of, texts
+from pipeline.siose_tables import (
+    READ_ERRORS,
+    Table,
+    batches,
+    check_whole,
+    chosen,
+    numbers,
+    remedy_of,
+    tables_of,
+    texts,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +44,7 @@ Source: SIOSE 2005, "Documento técnico": 5 m at 1:25 000. SIOSE AR gives scales
 """
 
 _LABELS = {"SIOSE_CODE": "siose_classic", "ROTULO": "siose_ar"}
+_AREAL = ("Polygon", "Surface", "Collection", "Unknown")
 _CODELISTS = ("LISTADO_COBERTURAS", "TC_SIOSE_COBERTURAS")
 
 
@@ -142,20 +153,24 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
     except READ_ERRORS as error:
         raise InputError(
             f"SIOSE base {path}: cannot be read as a GeoPackage, Shapefile or other layer.",
-            [str(error)],
+            [str(error).split("; It might help")[0]],
+            remedy_of(str(error)),
         ) from error
     tables = tables_of(path, layers)
     layer = _layer(path, layers, tables, settings)
-    try:
-        information = pyogrio.read_info(path, layer=layer)
-    except READ_ERRORS as error:
-        raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
+    information = _information(path, layer)
     fields = {str(name).upper(): str(name) for name in information["fields"]}
     if not information["crs"]:
         raise InputError(
             f"SIOSE base {path}: layer {layer} has no coordinate reference system.",
-            remedy="SIOSE AR is EPSG:4258, classic SIOSE an ETRS89 UTM zone; "
-            "ogr2ogr -a_srs EPSG:4258 sets it.",
+            remedy=("Copy its .prj beside it. " if path.suffix.lower() == ".shp" else "")
+            + "SIOSE AR is EPSG:4258, classic SIOSE an ETRS89 UTM zone (EPSG:25828 to 25831); "
+            "ogr2ogr -a_srs EPSG:25830 with.gpkg without.gpkg sets it.",
+        )
+    if not any(name in str(information["geometry_type"]) for name in _AREAL):
+        raise InputError(
+            f"SIOSE base {path}: layer {layer} has no polygons but {information['geometry_type']}.",
+            remedy="Name the layer of polygons with `siose.layer`.",
         )
     columns = _polygon_columns(path, layer, fields, settings)
     values, value_columns = (None, None)
@@ -165,6 +180,7 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
     name = _dialect(columns, value_columns, settings)
     own = () if settings.code_column else _own_codelist(path, tables)
     known = name in BUILT_IN
+    _check_codelist(path, name, own, settings)
     codelist = completed(own, built_in(name)) if known else Codelist(name, own, open=not own)
     return SioseBase(
         path,
@@ -183,8 +199,17 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
 
 
 def total_bounds(base: SioseBase) -> tuple[float, float, float, float]:
-    """Extent of all polygons in the base's CRS: left, bottom, right, top."""
+    """Extent of all polygons in the base's CRS: left, bottom, right, top.
+
+    Raises:
+        InputError: If there is none.
+    """
     information = pyogrio.read_info(base.path, layer=base.layer, force_total_bounds=True)
+    if information["total_bounds"] is None:
+        raise InputError(
+            f"SIOSE base {base.path}: layer {base.layer} has no polygons.",
+            remedy="Copy or export it again, or name another with `siose.layer`.",
+        )
     left, bottom, right, top = information["total_bounds"]
     return left, bottom, right, top
 
@@ -214,9 +239,12 @@ def _check_readable(path: Path) -> None:
     if not path.is_dir() and path.stat().st_size == 0:
         raise InputError(f"SIOSE base {path}: is empty.", remedy="Copy or download it again.")
     if path.is_dir() and kind != ".gdb":
-        files = sorted(f.name for f in path.iterdir() if f.suffix.lower() in (".gpkg", ".shp"))
+        kinds = (".gpkg", ".shp", ".gdb")
+        files = sorted(f.name for f in path.iterdir() if f.suffix.lower() in kinds)
         raise InputError(
-            f"SIOSE base {path}: is a folder.", files, "Name the GeoPackage or Shapefile in it."
+            f"SIOSE base {path}: is a folder.",
+            files or ["it holds no GeoPackage, Shapefile or geodatabase"],
+            "Name the file in it." if files else "",
         )
     if kind == ".shp":
         lacking = [
@@ -229,31 +257,9 @@ def _check_readable(path: Path) -> None:
                 f"SIOSE base {path}: is a Shapefile without {' and '.join(lacking)}.",
                 remedy="Copy all files of the Shapefile.",
             )
-    _check_whole(path)
-
-
-def _check_whole(path: Path) -> None:
-    """Refuse a file that ends before its last page: GDAL would leave polygons out and say nothing.
-
-    Source: https://www.sqlite.org/fileformat2.html, "In-header database size".
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\x00"):
-        return  # not SQLite: the drivers say so
-    page = int.from_bytes(header[16:18], "big")
-    page = 65_536 if page == 1 else page
-    pages = int.from_bytes(header[28:32], "big")
-    # The number of pages counts only where the last writer kept it.
-    counted = pages and header[24:28] == header[92:96]
-    if counted and path.stat().st_size < pages * page:
-        raise InputError(
-            f"SIOSE base {path}: is truncated.",
-            [f"it has {path.stat().st_size} bytes of {pages * page}"],
-            "Copy or download it again.",
-        )
+        for suffix in (".shx", ".dbf", ".SHX", ".DBF"):
+            check_whole(path.with_suffix(suffix))
+    check_whole(path)
 
 
 def _layer(
@@ -263,10 +269,9 @@ def _layer(
     if settings.layer:
         named = [name for name in layers if name.upper() == settings.layer.upper()]
         if not named:
-            near = difflib.get_close_matches(settings.layer, layers, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise SettingsError(
-                f"siose.layer: {path} has no layer {settings.layer!r}{hint}",
+                f"siose.layer: {path} has no layer {settings.layer!r}"
+                f"{_near(settings.layer, layers)}",
                 [f"layers: {', '.join(layers) or 'none'}"],
             )
         return named[0]
@@ -291,8 +296,17 @@ def _layer(
         )
     if settings.code_column:
         raise SettingsError(
-            f"siose.code_column: no layer of {path} has a column {settings.code_column!r}.",
+            f"siose.code_column: no layer of {path} has a column {settings.code_column!r}"
+            f"{_near(settings.code_column, [f for n in layers for f in _fields(path, n)])}",
             [there, *(f"{name}: {', '.join(_fields(path, name))}" for name in layers)],
+        )
+    lost = [t.name for t in tables if t.name.upper().endswith(("T_POLIGONOS", "T_COMBINADA"))]
+    if lost:
+        raise InputError(
+            f"SIOSE base {path}: {', '.join(lost)} is a table without geometry.",
+            [there, f"tables: {tables_named}"],
+            "It was exported without its polygons, or gpkg_geometry_columns does not list it: "
+            "export it again.",
         )
     raise InputError(
         f"SIOSE base {path}: has no layer that looks like SIOSE.",
@@ -312,10 +326,26 @@ def _resolvable(path: Path, layer: str, settings: SioseSettings) -> bool:
 
 
 def _fields(path: Path, layer: str) -> list[str]:
+    return [str(name) for name in _information(path, layer)["fields"]]
+
+
+def _information(path: Path, layer: str) -> dict[str, Any]:
     try:
-        return [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+        information: dict[str, Any] = pyogrio.read_info(path, layer=layer)
     except READ_ERRORS as error:
-        raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
+        raise InputError(
+            f"SIOSE base {path}: layer {layer} cannot be read.",
+            [str(error)],
+            remedy_of(str(error)),
+        ) from error
+    return information
+
+
+def _near(name: str, there: Iterable[str]) -> str:
+    """``; did you mean 'CODE_18'?``, or the end of the sentence."""
+    written = {other.upper(): other for other in there}
+    near = difflib.get_close_matches(name.upper(), list(written), n=1)
+    return f"; did you mean {written[near[0]]!r}?" if near else "."
 
 
 def _polygon_columns(
@@ -325,11 +355,9 @@ def _polygon_columns(
     if settings.code_column:
         code = chosen(fields, [settings.code_column.upper()])
         if code is None:
-            near = difflib.get_close_matches(settings.code_column.upper(), list(fields), n=1)
-            hint = f"; did you mean {fields[near[0]]!r}?" if near else ""
             raise SettingsError(
                 f"siose.code_column: layer {layer} of {path} has no column "
-                f"{settings.code_column!r}{hint}",
+                f"{settings.code_column!r}{_near(settings.code_column, fields.values())}",
                 [f"columns: {', '.join(fields.values())}"],
             )
     return PolygonColumns(
@@ -365,6 +393,7 @@ def _values(
     if not found:
         return None, None
     table = found[0]
+    _check_described(path, table)
     polygon = table.column("ID_POLYGON")
     percent = table.column("SUPERF_POR_SINREDONDEO", "SUPERF_POR")
     cover = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
@@ -388,16 +417,36 @@ def _values(
             "it what is inside what"
         )
     if missing:
+        others = [
+            name
+            for name, column in (
+                ("label", columns.label), ("xml", columns.xml), ("maximum", columns.maximum)
+            )
+            if column
+        ]  # fmt: skip
+        without = (
+            f", or resolve it without the table: `siose.source: {others[0]}`" if others else ""
+        )
         raise InputError(
-            f"SIOSE base {path}: lacks columns of its values table.",
-            missing,
-            "Mend the base, or resolve it without the table: `siose.source: label`.",
+            f"SIOSE base {path}: its values table {table.name} cannot be used.",
+            [*missing, f"{table.path.name}: {table.name} has {', '.join(table.columns.values())}"],
+            f"Mend the base{without}.",
         )
     assert polygon is not None
     assert percent is not None
     return table, ValueColumns(
         polygon, percent, cover, label, table.column("ATRIBUTOS"), row, above
     )
+
+
+def _check_described(path: Path, table: Table) -> None:
+    """Refuse a table without columns: it is empty, or damaged."""
+    check_whole(table.path)
+    if not table.columns:
+        raise InputError(
+            f"SIOSE base {path}: its table {table.name} ({table.path.name}) has no columns.",
+            remedy="It is empty, or no CSV, DBF or table: copy or export it again.",
+        )
 
 
 def _sources(
@@ -460,12 +509,31 @@ def _dialect(columns: PolygonColumns, values: ValueColumns | None, settings: Sio
     return "siose_classic" if columns.xml else "siose_ar"
 
 
+def _check_codelist(path: Path, name: str, own: Sequence[Cover], settings: SioseSettings) -> None:
+    """Refuse the name of a codelist that is none."""
+    if name in BUILT_IN or settings.codelist == "auto":
+        return
+    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.7)
+    if near:
+        raise SettingsError(
+            f"siose.codelist: {name!r} is not built in; did you mean {near[0]!r}?",
+            [f"built in: {', '.join(BUILT_IN)}"],
+        )
+    if not own and not settings.code_column:
+        raise SettingsError(
+            f"siose.codelist: {name!r} is not built in, and {path} has none of its own.",
+            [f"built in: {', '.join(BUILT_IN)}"],
+            "A name of yours goes with `siose.code_column`.",
+        )
+
+
 def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
     """The base's own list of covers, or none."""
     found = [table for table in tables if table.name.upper().endswith(_CODELISTS)]
     if not found:
         return ()
     table = found[0]
+    _check_described(path, table)
     number = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
     label = table.column("ETIQUETA", "CODE_ABREVIADO", "CODE_ABREV")
     text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS", "DESC_COBER")
@@ -489,5 +557,26 @@ def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
             else:
                 covers.append(Cover(int(value), name.upper(), about or ""))
     if wrong:
-        raise InputError(f"SIOSE base {path}: its codelist cannot be read.", wrong)
+        raise InputError(
+            f"SIOSE base {path}: its codelist cannot be read.",
+            wrong,
+            "Mend the ids, or take the table out: the built-in codelist serves then.",
+        )
+    _say_ambiguous(path, table.name, covers)
     return tuple(covers)
+
+
+def _say_ambiguous(path: Path, name: str, covers: Iterable[Cover]) -> None:
+    """Say which labels and ids of a codelist mean two things."""
+    ids: dict[str, set[int]] = {}
+    labels: dict[int, set[str]] = {}
+    for cover in covers:
+        ids.setdefault(cover.label, set()).add(cover.id)
+        labels.setdefault(cover.id, set()).add(cover.label)
+    twice = [
+        f"{' and '.join(map(str, sorted(found)))} are both {label}"
+        for label, found in ids.items()
+        if len(found) > 1
+    ] + [f"{n} is {' and '.join(sorted(found))}" for n, found in labels.items() if len(found) > 1]
+    if twice:
+        log.warning("%s: %s is ambiguous, and the last counts: %s", path, name, "; ".join(twice))

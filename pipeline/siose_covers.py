@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -17,6 +18,8 @@ from pipeline.siose_polygons import Attributes, read_xml
 from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex, attributes_of
 from pipeline.siose_xml import XmlError, parse_xml
 
+log = logging.getLogger(__name__)
+
 OFF_PERCENT = 1.0
 """Percentages of a polygon may miss 100 by this much: they are rounded."""
 
@@ -25,6 +28,10 @@ LABEL_ROUNDING = 1.0
 
 
 _SOURCES = ("", *SOURCES, "code")
+
+
+DBF_TEXT = 254
+"""Characters that a column of a DBF has room for."""
 
 
 class Problem(NamedTuple):
@@ -201,6 +208,14 @@ class _Resolution:
             empty = ~self.polygons.labelled & (rows >= 0)
         self._tell("unlabelled", np.flatnonzero(empty), lambda row: "its table has rows")
         rows[~self.open] = -1
+        if self.open.any() and len(index.hashes) and (rows < 0).all():
+            assert self.base.table is not None
+            log.warning(
+                "%s: %s has rows of none of %d polygons: it writes %s, and the layer %s",
+                self.base.path, self.base.table.name, self.open.sum(),
+                f"ID_POLYGON as {index.ids[0].as_py()!r}",
+                f"as {self.polygons.ids[self.open][0]!r}",
+            )  # fmt: skip
         found = index.covers(rows)
         places = np.array([self._key(key) for key in found.keys], np.int64)
         self._take("table", found.row, places[found.key], found.percent)
@@ -219,7 +234,7 @@ class _Resolution:
                 try:
                     parts = parse(label)
                 except LabelError as error:
-                    odd = [("label", str(error))]
+                    odd = [("label", f"{error}{self._cut(label)}")]
                 else:
                     odd = [
                         ("percentage", f"{label}: {text.replace('the label', 'it')}")
@@ -248,10 +263,10 @@ class _Resolution:
                 try:
                     parts = parse_xml(text)
                 except XmlError as error:
-                    self.problems.append(Problem("label", f"SIOSE_XML: {error}", row))
+                    self.problems.append(Problem("label", f"{error}{self._cut(text)}", row))
                 else:
                     self.problems += [
-                        Problem("percentage", f"SIOSE_XML: {odd}", row)
+                        Problem("percentage", f"SIOSE_XML: {odd.replace('the label', 'it')}", row)
                         for odd in off_percentages(parts)
                     ]
             key, percent = self._leaves(parts)
@@ -321,6 +336,11 @@ class _Resolution:
                 self.ids[label] = UNKNOWN_COVER
         return self.ids[label]
 
+    def _cut(self, text: str) -> str:
+        """Why a text of a Shapefile may end too early, or nothing."""
+        short = self.base.path.suffix.lower() != ".shp" or len(text.encode()) < DBF_TEXT - 3
+        return "" if short else f"; a Shapefile keeps {DBF_TEXT} characters of a text"
+
     def _mended(self, key: CoverKey) -> tuple[CoverKey, int | None]:
         """A cover whose label is a slip, ``cnfpl`` for ``CNFpl``, and its id."""
         try:
@@ -350,26 +370,23 @@ class _Resolution:
     def _checked(self, covers: Covers) -> Covers:
         """Tell unknown covers and odd percentages, and make the latter numbers."""
         labels = self.polygons.labels
-
-        def named(key: int) -> str:
-            cover = covers.keys[key]
-            return cover.label or str(cover.cover)
-
         for place in np.flatnonzero(~self.mapped[covers.key]):
             row, key = int(covers.row[place]), int(covers.key[place])
-            self.problems.append(Problem("cover", f"{named(key)!r} in {labels[row]}", row))
+            self.problems.append(Problem("cover", self._unmapped(row, covers.keys[key]), row))
         percent = covers.percent
         wrong = ~((percent >= 0) & (percent <= 100 + OFF_PERCENT))
         for place in np.flatnonzero(wrong):
-            row, key = int(covers.row[place]), int(covers.key[place])
+            row, key = int(covers.row[place]), covers.keys[covers.key[place]]
             shown = "no number" if np.isnan(percent[place]) else f"{percent[place]:g} %"
+            where = f"{labels[row]!r}" if labels[row] else "its table"
             self.problems.append(
-                Problem("percentage", f"{shown} of {named(key)} in {labels[row]!r}", row)
+                Problem("percentage", f"{shown} of {self._named(key)} in {where}", row)
             )
         percent = np.where(wrong, 0.0, percent)
         total = np.bincount(covers.row, percent, minlength=len(labels))
         # Labels and XML are told by their own composites.
         told = np.isin(self.source, [_SOURCES.index("label"), _SOURCES.index("xml")])
+        told[covers.row[wrong]] = True
         off = (np.abs(total - 100) > OFF_PERCENT) & (self.source > 0) & ~told
         self._tell(
             "percentage",
@@ -377,6 +394,23 @@ class _Resolution:
             lambda row: f"{labels[row] or 'its table'} sums to {total[row]:g} %",
         )
         return Covers(covers.keys, covers.row, covers.key, percent)
+
+    def _named(self, key: CoverKey) -> str:
+        """A cover as the polygon's table or label writes it, or by its label."""
+        return key.label or self._shown(-1 if key.cover is None else key.cover, key)
+
+    def _unmapped(self, row: int, key: CoverKey) -> str:
+        """What to say of a cover that is in no class."""
+        source = _SOURCES[self.source[row]]
+        if source == "code":
+            return f"code {key.label!r}"
+        names = {"table": "its table", "xml": "its SIOSE_XML", "maximum": "ID_COBERTURA_MAX"}
+        where = self.polygons.labels[row] or names.get(source, "it")
+        if key.cover is None and not key.label:
+            return f"a row without a cover in {where}"
+        other = self._id_of(key.label) if key.label and key.cover is not None else None
+        written = f", whose row says {key.cover}" if other not in (None, key.cover) else ""
+        return f"{self._named(key)!r} in {where}{written}"
 
     def _tell_nothing(self) -> None:
         """Tell polygons that have nothing of any source; an empty label says so itself."""

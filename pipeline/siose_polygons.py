@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline import mending, topology
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
-from pipeline.siose_tables import READ_ERRORS, numbers, readable, texts
+from pipeline.siose_tables import READ_ERRORS, numbers, readable, remedy_of, texts
 from pipeline.topology import Finding
 
 Bounds = tuple[float, float, float, float]
@@ -163,16 +163,28 @@ def read_xml(base: SioseBase, fids: NDArray[np.int64]) -> NDArray[np.object_]:
     # GDAL asks for a list of fids in one piece of SQL: not too many at once.
     for first in range(0, len(fids), 5_000):
         part = fids[first : first + 5_000]
-        try:
-            _, got, _, fields = pyogrio.raw.read(
-                base.path, layer=base.layer, columns=[base.columns.xml], fids=part,
-                read_geometry=False, return_fids=True,
-            )  # fmt: skip
-        except READ_ERRORS as error:
-            raise InputError(f"SIOSE base {base.path}: cannot be read.", [str(error)]) from error
-        text = dict(zip(got.tolist(), fields[0].tolist(), strict=True))
+        with _read_errors(base):
+            text = _xml_of(base, base.columns.xml, part)
         found[first : first + len(part)] = [text.get(fid) or "" for fid in part.tolist()]
     return found
+
+
+def _xml_of(
+    base: SioseBase, column: str, fids: NDArray[np.int64], encoding: str | None = None
+) -> dict[int, str | None]:
+    """Text of some features by their fid."""
+    try:
+        _, got, _, fields = pyogrio.raw.read(
+            base.path, layer=base.layer, columns=[column], fids=fids, read_geometry=False,
+            return_fids=True, encoding=encoding,
+        )  # fmt: skip
+    except UnicodeDecodeError:
+        # Bytes that are no UTF-8 are somebody's Latin-1; the others stay what they are.
+        if len(fids) == 1:
+            return _xml_of(base, column, fids, "ISO-8859-1")
+        half = len(fids) // 2
+        return _xml_of(base, column, fids[:half]) | _xml_of(base, column, fids[half:])
+    return dict(zip(got.tolist(), fields[0].tolist(), strict=True))
 
 
 def polygons_of(
@@ -303,5 +315,15 @@ def _as_arrow(meta: dict[str, Any], fields: Sequence[NDArray[Any]]) -> dict[str,
 def _read_errors(base: SioseBase) -> Iterator[None]:
     try:
         yield
-    except (*READ_ERRORS, pa.ArrowException) as error:
-        raise InputError(f"SIOSE base {base.path}: cannot be read.", [str(error)]) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"SIOSE base {base.path}: layer {base.layer} has text that is no UTF-8.",
+            [str(error)],
+            "Write it again in UTF-8: ogr2ogr new.gpkg old.shp -oo ENCODING=ISO-8859-1.",
+        ) from error
+    except (*READ_ERRORS, pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"SIOSE base {base.path}: layer {base.layer} cannot be read.",
+            [str(error)],
+            remedy_of(str(error)),
+        ) from error

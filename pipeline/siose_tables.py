@@ -41,6 +41,13 @@ READ_ERRORS = (
 """What pyogrio raises where GDAL cannot read a file."""
 
 
+def remedy_of(error: str) -> str:
+    """What to do about an error of GDAL or SQLite."""
+    if "locked" in error:
+        return "Another program is writing it: close it there (QGIS, ArcGIS), and start again."
+    return "If other programs cannot read it either, copy or download it again: it is damaged."
+
+
 @dataclass(frozen=True)
 class Table:
     """A table without geometry.
@@ -85,7 +92,9 @@ def tables_of(path: Path, layers: Sequence[str]) -> list[Table]:
         try:
             names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is None]
         except READ_ERRORS as error:
-            raise InputError(f"SIOSE base {path}: cannot be read.", [str(error)]) from error
+            raise InputError(
+                f"SIOSE base {path}: cannot be read.", [str(error)], remedy_of(str(error))
+            ) from error
         return [_described(path, name) for name in names]
     # SQLite's own list: GDAL leaves out tables that are not registered in gpkg_contents.
     with connected(path) as connection:
@@ -118,6 +127,46 @@ def is_sqlite(path: Path) -> bool:
         return file.read(16) == b"SQLite format 3\x00"
 
 
+def check_whole(path: Path) -> None:
+    """Refuse a file that ends too early: GDAL would leave polygons or rows out and say nothing.
+
+    Args:
+        path: A base, or a file of one; only SQLite, Shapefile and DBF say how long they are.
+
+    Raises:
+        InputError: If it is truncated.
+
+    Source:
+        https://www.sqlite.org/fileformat2.html, "In-header database size"; "ESRI Shapefile
+        Technical Description", 1998; dBASE III file header.
+    """
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(100)
+    kind = path.suffix.lower()
+    wanted = 0
+    if header.startswith(b"SQLite format 3\x00"):
+        page = int.from_bytes(header[16:18], "big")
+        page = 65_536 if page == 1 else page
+        # The number of pages counts only where the last writer kept it.
+        if header[24:28] == header[92:96]:
+            wanted = max(100, page * int.from_bytes(header[28:32], "big"))
+    elif kind in (".shp", ".shx"):
+        wanted = max(100, 2 * int.from_bytes(header[24:28], "big"))
+    elif kind == ".dbf":
+        rows = int.from_bytes(header[4:8], "little")
+        first, length = (int.from_bytes(header[i : i + 2], "little") for i in (8, 10))
+        wanted = max(32, first + rows * length)
+    if size < wanted:
+        raise InputError(
+            f"SIOSE base {path}: is truncated.",
+            [f"it has {size} bytes of {wanted}"],
+            "Copy or download it again.",
+        )
+
+
 def batches(
     table: Table, columns: Sequence[str], where: str | None = None
 ) -> Iterator[tuple[pa.Array, ...]]:
@@ -131,6 +180,7 @@ def batches(
     Raises:
         InputError: If it cannot be read.
     """
+    check_whole(table.path)
     plain = is_sqlite(table.path) and (where or not _as_declared(table, columns))
     yield from _by_sqlite(table, columns, where) if plain else _by_gdal(table, columns)
 
@@ -194,7 +244,9 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
-        raise InputError(f"SIOSE base {path}: its tables cannot be read ({error}).") from error
+        raise InputError(
+            f"SIOSE base {path}: its tables cannot be read.", [str(error)], remedy_of(str(error))
+        ) from error
 
 
 def _beside(path: Path) -> list[Path]:
@@ -213,9 +265,14 @@ def _beside(path: Path) -> list[Path]:
     return list(found.values())
 
 
+def _for_gdal(path: Path) -> Path | str:
+    """The name under which GDAL reads a table: a .txt is CSV only if one says so."""
+    return f"CSV:{path}" if path.suffix.lower() == ".txt" else path
+
+
 def _described(path: Path, name: str) -> Table:
     try:
-        fields = pyogrio.read_info(path, layer=name)["fields"]
+        fields = pyogrio.read_info(_for_gdal(path), layer=name)["fields"]
     except READ_ERRORS as error:
         # A text beside a Shapefile may be anything; it matters only if it is the one wanted.
         log.debug("%s: %s", path, error)
@@ -255,7 +312,7 @@ def _by_gdal(table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.Array, .
     options = {"LIST_ALL_TABLES": "YES"} if table.path.suffix.lower() == ".gpkg" else {}
     try:
         with pyogrio.raw.open_arrow(
-            table.path,
+            _for_gdal(table.path),
             layer=table.name,
             columns=list(columns),
             read_geometry=False,
@@ -265,9 +322,11 @@ def _by_gdal(table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.Array, .
         ) as (_, reader):
             for batch in reader:
                 yield tuple(readable(batch.column(column)) for column in columns)
-    except (*READ_ERRORS, pa.ArrowException) as error:
+    except (*READ_ERRORS, pa.ArrowException, OSError) as error:
         raise InputError(
-            f"SIOSE base {table.path}: table {table.name} cannot be read.", [str(error)]
+            f"SIOSE base {table.path}: table {table.name} cannot be read.",
+            [str(error)],
+            remedy_of(str(error)),
         ) from error
 
 
@@ -305,7 +364,7 @@ def _decoded(raw: bytes) -> str:
 
 def _number(value: str | None) -> float:
     try:
-        return float((value or "").strip().replace(",", "."))
+        return float((value or "").strip().rstrip("%").replace(",", "."))
     except ValueError:
         return float("nan")
 

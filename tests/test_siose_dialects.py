@@ -201,6 +201,15 @@ FORMS = {
     ),
     "classic, CSV in Latin-1": Form(lambda f: with_csv(f, encoding="latin-1"), "table"),
     "classic, CSV with tabs": Form(lambda f: with_csv(f, sep="\t"), "table"),
+    "classic, text of Access": Form(
+        lambda f: _renamed(with_csv(f, encoding="cp1252", sep=";", decimal=","), ".txt"), "table"
+    ),
+    "classic, percentages with their sign": Form(
+        lambda f: classic(
+            f, values=classic_values().assign(SUPERF_POR=lambda t: t.SUPERF_POR.map("{} %".format))
+        ),
+        "table",
+    ),
     "classic, CSV and label, label forced": Form(
         with_csv, "label", settings=SioseSettings(source="label")
     ),
@@ -254,6 +263,12 @@ FORMS = {
 
 def _commas(values: Any) -> list[str]:
     return [f"{value:g}".replace(".", ",") for value in values]
+
+
+def _renamed(path: Path, suffix: str) -> Path:
+    for file in list(path.parent.glob("*.csv")):
+        file.rename(file.with_suffix(suffix))
+    return path
 
 
 def _shouting(folder: Path, path: Path) -> Path:

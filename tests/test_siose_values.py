@@ -342,7 +342,7 @@ def test_a_path_that_cannot_be_read_is_told(base_of: Any, written: str) -> None:
     assert index.flags.tolist() == [LOST_ANCESTOR]
 
 
-@pytest.mark.parametrize("number", [2**31, 2**40])
+@pytest.mark.parametrize("number", [10**6, 1_999_990_000])
 def test_numbers_of_rows_may_run_through_the_whole_table(base_of: Any, number: int) -> None:
     rows: list[tuple[object, ...]] = []
     for polygon in range(300):
@@ -357,6 +357,13 @@ def test_numbers_of_rows_may_run_through_the_whole_table(base_of: Any, number: i
     ids = [f"p{polygon}" for polygon in range(300)]
     expected = [(CoverKey(101, "", (), (600,)), 60.0), (CoverKey(121, "", (), (600,)), 40.0)]
     assert said(index, ids) == dict.fromkeys(ids, expected)
+
+
+@pytest.mark.parametrize("number", [2_000_000_000, 2**31 - 1, 2**31, 2**32 + 1, 2**40])
+def test_numbers_of_rows_that_are_none_are_told(base_of: Any, number: int) -> None:
+    rows = [("a", 600, number, "", "A", 100.0), ("a", 101, number + 1, f"{number}", "", 100.0)]
+    index = opened(index_values(base_of(CLASSIC, rows)))
+    assert index.flags.tolist() == [LOST_ANCESTOR]
 
 
 # Tables
