@@ -108,6 +108,16 @@ def class_proportions(config: Config, sheet: Sheet, threads: Threads = 1) -> Non
 
 
 @app.command()
+def check_polygons(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Tell all that is wrong with the SIOSE polygons of a sheet, as a map for QGIS.
+
+    Example: python -m pipeline check-polygons --config my_run.yaml --sheet 0722
+    """
+    stages, run = _run(config)
+    stages.check_polygons(run, sheet, threads)
+
+
+@app.command()
 def label_raster(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
     """Burn the SIOSE classes of a sheet onto the pixels of its orthophoto.
 
@@ -237,7 +247,7 @@ def siose_check(
     limits = checking.CheckLimits(overlap, sliver, gap)
     count = 2 * siose.polygon_count(opened)
     with progress.track(f"check of {base.name}", count, "polygons") as advance:
-        found = checking.check(opened, settings, classes, limits, threads, advance)
+        found = checking.check(opened, settings, classes, limits, threads=threads, advance=advance)
     for line in checking.told(found):
         print(line)
     target = out or Path(f"{base.stem}.problems.gpkg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from pipeline.sheets import Sheet
 from pipeline.thumbnails import SIDE_PX, SheetThumbnails
 
 STEPS = (
+    "index_values",
     "class_proportions",
+    "check_polygons",
     "label_raster",
     "tile_plan",
     "shard",
@@ -63,7 +65,7 @@ def report_data(
         settings=settings,
         curves=read_curves(paths.curves),
         card=card,
-        benchmarks=read_benchmarks(paths, list(sheets)),
+        benchmarks=read_benchmarks(paths, list(sheets), {sheet.base for sheet in sheets.values()}),
         versions=card["versions"],
     )
 
@@ -86,11 +88,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_benchmarks(paths: RunPaths, sheets: list[str]) -> list[Benchmark]:
+def read_benchmarks(
+    paths: RunPaths, sheets: list[str], bases: Iterable[str] = ()
+) -> list[Benchmark]:
     """What Snakemake measured; nothing where the steps were run by hand."""
     found = []
     for step in STEPS:
-        for sheet in ("all", *sheets):
+        for sheet in sorted(bases) if step == "index_values" else ("all", *sheets):
             path = paths.benchmark(step, sheet)
             if path.exists():
                 found += read_benchmark(_text(path), step, sheet)
@@ -98,10 +102,12 @@ def read_benchmarks(paths: RunPaths, sheets: list[str]) -> list[Benchmark]:
 
 
 def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
-    labels = matrix = None
+    labels = matrix = checked = None
     if sheet.split != "map":
         counts = read_json(paths.label_counts(sheet.name))
         labels = LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
+        if paths.polygon_check_counts(sheet.name).exists():  # not where steps are run by hand
+            checked = read_json(paths.polygon_check_counts(sheet.name))
         path = paths.confusion(sheet.name)
         matrix = confusion.from_json(_text(path), str(path))
     return SheetReport(
@@ -111,6 +117,8 @@ def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
         labels,
         matrix if matrix and matrix.pixels else None,
         _thumbnails(paths, sheet),
+        checked["problems"] if checked is not None else None,
+        checked["polygons"] if checked is not None else 0,
     )
 
 

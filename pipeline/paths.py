@@ -41,6 +41,14 @@ class RunPaths:
         """Polygons that need a person's eye, GeoPackage; only where there are any."""
         return self.run / "problems" / f"{sheet}.gpkg"
 
+    def polygon_check(self, sheet: str) -> Path:
+        """All that is wrong with the sheet's SIOSE polygons, GeoPackage."""
+        return self.run / "checks" / f"{sheet}.gpkg"
+
+    def polygon_check_counts(self, sheet: str) -> Path:
+        """The same in numbers, JSON."""
+        return self.run / "checks" / f"{sheet}.json"
+
     def label_raster(self, sheet: str) -> Path:
         """Class of each pixel, uint8."""
         return self.run / "labels" / f"{sheet}.tif"

@@ -20,6 +20,7 @@ from pipeline import figures, thumbnails
 from pipeline.confusion import ClassScores, ConfusionMatrix, Scores
 from pipeline.errors import InputError
 from pipeline.numerals import area, count, duration, listed, percent, plain, plural
+from pipeline.siose_problems import KINDS
 from pipeline.thumbnails import SheetThumbnails
 
 REASONS = {
@@ -65,6 +66,8 @@ class SheetReport:
         labels: Its label counts; None for a sheet that is only mapped.
         matrix: Confusion matrix of its test ground; None where it has none.
         thumbnails: Decimated arrays; None where there are none.
+        problems: SIOSE polygons that have each kind of problem; None where nobody checked.
+        polygons: Number of its SIOSE polygons.
     """
 
     name: str
@@ -73,6 +76,8 @@ class SheetReport:
     labels: LabelCounts | None = None
     matrix: ConfusionMatrix | None = None
     thumbnails: SheetThumbnails | None = None
+    problems: Mapping[str, int] | None = None
+    polygons: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ def render_report(data: ReportData) -> str:
     }
     environment.filters |= filters
     template = files("pipeline").joinpath("report.html.j2").read_text(encoding="utf-8")
+    checked = [sheet for sheet in data.sheets if sheet.problems is not None]
     return environment.from_string(template).render(
         data=data,
         matrix=matrix,
@@ -214,6 +220,12 @@ def render_report(data: ReportData) -> str:
         splits=_splits(data),
         reasons=_reasons(data),
         meanings=REASONS,
+        problems=[
+            (kind.name, kind.sentence, [(s.problems or {}).get(key, 0) for s in checked])
+            for key, kind in KINDS.items()
+            if any((s.problems or {}).get(key) for s in checked)
+        ],
+        checked=checked,
         label_pixels=sum(s.labels.pixels for s in data.sheets if s.labels),
         curves=figures.curves_panels(data.curves) if data.curves else {},
         sheet_pictures=list(zip(shown, pictures, strict=True)),

@@ -129,9 +129,10 @@ def class_proportions(
         polygons = found.attributes
         resolver = resolver_of(base, nomenclature, polygons.label_texts)
         if resolver.unassigned:
-            log.warning(
-                "covers of the codelist %s that are in no class and not under `ignore`: %s",
-                base.codelist.name, ", ".join(c.label or str(c.id) for c in resolver.unassigned),
+            names = [cover.label or str(cover.id) for cover in resolver.unassigned]
+            log.info(
+                "%d covers of the codelist %s are in no class and not under `ignore`: %s",
+                len(names), base.codelist.name, ", ".join(names[:10] + ["..."] * (len(names) > 10)),
             )  # fmt: skip
         resolved = resolve_covers(base, polygons, index, resolver)
         shares = resolved.shares(len(polygons), len(nomenclature))

@@ -26,7 +26,14 @@ from pipeline.nomenclature import Nomenclature
 from pipeline.siose import resolver_of
 from pipeline.siose_base import SioseBase, total_bounds
 from pipeline.siose_covers import CodelistResolver, CoverResolver, resolve_covers
-from pipeline.siose_polygons import Bounds, all_polygons, polygons_of, reading
+from pipeline.siose_polygons import (
+    Attributes,
+    Bounds,
+    Shapes,
+    all_polygons,
+    polygons_of,
+    reading,
+)
 from pipeline.siose_problems import KINDS
 from pipeline.siose_summary import equal_area
 from pipeline.siose_values import ValuesIndex, hashed, index_values, opened
@@ -79,6 +86,11 @@ class Check:
     unassigned: tuple[Cover, ...] = ()
     classified: bool = False
 
+    def counts(self) -> dict[str, int]:
+        """Polygons that have each kind of problem, in the order of the kinds."""
+        kinds = self.problems.groupby("kind", sort=False)["polygon_id"].nunique()
+        return {str(kind): int(number) for kind, number in kinds.items()}
+
     @property
     def stops(self) -> bool:
         """Whether a run on this base would stop."""
@@ -90,16 +102,21 @@ def check(
     settings: SioseSettings,
     nomenclature: Nomenclature | None = None,
     limits: CheckLimits | None = None,
+    bounds: Bounds | None = None,
+    index: ValuesIndex | None = None,
     threads: int = 1,
     advance: Callable[[int], None] = lambda polygons: None,
 ) -> Check:
-    """Check a whole base.
+    """Check a base, or its polygons on some ground.
 
     Args:
         base: The base.
         settings: How its polygons are resolved.
         nomenclature: Classes to check its covers against; None for its codelist alone.
         limits: From what size on overlaps, slivers and gaps are told.
+        bounds: Left, bottom, right, top in the base's CRS; None for the whole base. Overlaps and
+            gaps are told that have a point there.
+        index: The base's values, indexed; None makes an index for this one call.
         threads: Threads that decode geometry.
         advance: Told how many polygons are done, twice a polygon in all.
 
@@ -109,14 +126,14 @@ def check(
     """
     limits = limits or CheckLimits()
     plane = equal_area(base)
-    index = opened(index_values(base))
+    index = index or opened(index_values(base))
     found: list[_Found] = []
     hashes: list[NDArray[np.uint64]] = []
     fids: list[NDArray[np.int64]] = []
     unassigned: tuple[Cover, ...] = ()
     labels = CodelistResolver(base.codelist)
     width = limits.sliver_m if limits.sliver_m is not None else base.tolerance_m or 1.0
-    for polygons, shapes in all_polygons(base, plane, threads=threads):
+    for polygons, shapes in _polygons(base, bounds, plane, threads):
         resolver: CoverResolver = labels
         if nomenclature is not None:
             own = resolver_of(base, nomenclature, polygons.label_texts)
@@ -141,11 +158,22 @@ def check(
     known = np.concatenate([np.zeros(0, np.uint64), *hashes])
     count = sum(map(len, fids))
     found += _repeated_ids(base, known, np.concatenate([np.zeros(0, np.int64), *fids]), plane)
-    found += _values_alone(index, known)
-    for square in _squares(base, count):
+    if bounds is None:
+        found += _values_alone(index, known)
+    for square in _squares(base, count) if bounds is None else [bounds]:
         found += _between(base, square, plane, limits, threads, advance)
     frame = _frame(found, plane, base.crs)
     return Check(base.description, count, frame, unassigned, nomenclature is not None)
+
+
+def _polygons(
+    base: SioseBase, bounds: Bounds | None, plane: str, threads: int
+) -> Iterator[tuple[Attributes, Shapes]]:
+    if bounds is None:
+        yield from all_polygons(base, plane, threads=threads)
+        return
+    with reading(base, bounds, plane, threads, valid=True) as found:
+        yield found.attributes, found.shapes()
 
 
 def told(check: Check, shown: int = 20) -> Iterator[str]:
@@ -233,7 +261,7 @@ def _between(
     # Somewhat more than the square: a gap on its rim needs all of the polygons around it.
     rim = 4 * np.sqrt(limits.gap_m2) / _metres(base.crs)
     around = (left - rim, bottom - rim, right + rim, top + rim)
-    with reading(base, around, plane, threads) as found:
+    with reading(base, around, plane, threads, valid=True) as found:
         ids, geometry = found.attributes.ids, found.shapes().geometry
     # Polygons without end on one spot are not cut for ever.
     if len(ids) > MOST_POLYGONS and min(right - left, top - bottom) > max(2 * rim, 1e-9):

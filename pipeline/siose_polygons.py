@@ -68,8 +68,9 @@ class Shapes:
     """Polygons themselves.
 
     Attributes:
-        geometry: Polygons, valid, shape ``(n,)``; empty ones have no area.
-        broken: Rows that were not valid, and what was wrong, in the base's CRS.
+        geometry: Polygons and multipolygons, shape ``(n,)``; empty ones have no area.
+        broken: Rows that were not polygons, or not valid where that was asked, and what was wrong,
+            in the base's CRS. They have been repaired.
     """
 
     geometry: NDArray[np.object_]
@@ -93,7 +94,9 @@ class Reading:
 
 
 @contextmanager
-def reading(base: SioseBase, bounds: Bounds, crs: str, threads: int = 1) -> Iterator[Reading]:
+def reading(
+    base: SioseBase, bounds: Bounds, crs: str, threads: int = 1, valid: bool = False
+) -> Iterator[Reading]:
     """Read the polygons whose box touches a rectangle, through the layer's spatial index.
 
     Args:
@@ -101,6 +104,8 @@ def reading(base: SioseBase, bounds: Bounds, crs: str, threads: int = 1) -> Iter
         bounds: Left, bottom, right, top in the base's CRS.
         crs: CRS of the geometry wanted.
         threads: Threads that decode, check and reproject the geometry.
+        valid: Whether single outlines that cross themselves are repaired. It takes longer than all
+            else, and pixels do not need it: burning them fills what repairing fills.
 
     Raises:
         InputError: If the base cannot be read.
@@ -117,7 +122,7 @@ def reading(base: SioseBase, bounds: Bounds, crs: str, threads: int = 1) -> Iter
                 base.path, layer=base.layer, bbox=bounds, columns=_columns(base), return_fids=True
             )
             fids, wkb, given = _from_arrow(meta, table)
-    with _decoding(base, fids, wkb, given, crs, threads) as found:
+    with _decoding(base, fids, wkb, given, crs, threads, valid) as found:
         yield found
 
 
@@ -139,7 +144,7 @@ def all_polygons(
                     skip_features=first, max_features=size,
                 )  # fmt: skip
                 given = _as_arrow(meta, fields)
-                with _decoding(base, fids, wkb, given, crs, threads) as found:
+                with _decoding(base, fids, wkb, given, crs, threads, True) as found:
                     yield found.attributes, found.shapes()
             return
         with pyogrio.raw.open_arrow(
@@ -148,7 +153,7 @@ def all_polygons(
         ) as (meta, reader):  # fmt: skip
             for batch in reader:
                 fids, wkb, given = _from_arrow(meta, pa.Table.from_batches([batch]))
-                with _decoding(base, fids, wkb, given, crs, threads) as found:
+                with _decoding(base, fids, wkb, given, crs, threads, True) as found:
                     yield found.attributes, found.shapes()
 
 
@@ -200,7 +205,7 @@ def polygons_of(
             base.path, layer=base.layer, fids=np.sort(fids), columns=_columns(base),
             return_fids=True,
         )  # fmt: skip
-    with _decoding(base, got, wkb, _as_arrow(meta, fields), crs, 1) as found:
+    with _decoding(base, got, wkb, _as_arrow(meta, fields), crs, 1, True) as found:
         return found.attributes, found.shapes().geometry
 
 
@@ -236,6 +241,7 @@ def _decoding(
     given: Mapping[str, pa.Array],
     crs: str,
     threads: int,
+    valid: bool,
 ) -> Iterator[Reading]:
     # By fid: GDAL returns spatially filtered features in the order of the R-tree's nodes.
     order = np.argsort(fids, kind="stable")
@@ -248,7 +254,8 @@ def _decoding(
 
     with ThreadPoolExecutor(threads) as pool:
         parts = [
-            pool.submit(_decoded, wkb[i : i + _SLICE], move) for i in range(0, len(wkb), _SLICE)
+            pool.submit(_decoded, wkb[i : i + _SLICE], move, valid)
+            for i in range(0, len(wkb), _SLICE)
         ]
 
         def shapes() -> Shapes:
@@ -284,12 +291,18 @@ def _decoding(
 
 
 def _decoded(
-    wkb: NDArray[np.object_], move: tuple[str, str] | None
+    wkb: NDArray[np.object_], move: tuple[str, str] | None, valid: bool
 ) -> tuple[NDArray[np.object_], dict[int, Finding]]:
-    """Valid polygons, moved from one CRS to another, and what was wrong with them."""
+    """Polygons, moved from one CRS to another, and what was wrong with them."""
     shapes = np.asarray(shapely.from_wkb(wkb, on_invalid="ignore"), object)
     areal = np.isin(shapely.get_type_id(shapes), AREAL)
-    good = areal & shapely.is_valid(shapes) & ~shapely.is_empty(shapes)
+    good = areal & ~shapely.is_empty(shapes) & ~mending.is_far(shapes)
+    # Of a single ring, burning fills what repairing would; rings that overlap others cancel out.
+    several = (shapely.get_type_id(shapes) == AREAL[1]) | (
+        shapely.get_num_interior_rings(shapes) > 0
+    )
+    checked = good & (valid | several)
+    good[checked] = shapely.is_valid(shapes[checked])
     doubtful = np.flatnonzero(~good)
     broken = {}
     if len(doubtful):

@@ -128,11 +128,7 @@ def class_proportions(run: Run, sheet: str, threads: int = 1) -> None:
             "%s has no spatial index: every sheet looks at all of its polygons. Make one, or use "
             "a GeoPackage.", base.path,
         )  # fmt: skip
-    index = siose_values.open_index(run.paths.values_index(row.base), base)
-    if index is None and base.table is not None:
-        # Without Snakemake, or of a base that has changed since.
-        index_values(run, row.base)
-        index = siose_values.open_index(run.paths.values_index(row.base), base)
+    index = _values(run, row.base, base)
     bounds = geotiff.bounds_in(orthophoto.grid, base.crs)
     problems = run.paths.problems(sheet)
     problems.unlink(missing_ok=True)
@@ -166,6 +162,30 @@ def class_proportions(run: Run, sheet: str, threads: int = 1) -> None:
     with published(run.paths.proportions(sheet)) as (draft,):
         siose.write_proportions(frame, draft, run.nomenclature.fingerprint)
     log.info("sheet %s: %d polygons from %s", sheet, len(frame), base.path)
+
+
+def check_polygons(run: Run, sheet: str, threads: int = 1) -> None:
+    """Tell all that is wrong with the SIOSE polygons of one sheet, as a map and in numbers."""
+    from pipeline import siose_check
+
+    row = run.sheet(sheet)
+    grid = geotiff.read_orthophoto(row.orthophoto).grid
+    base = siose.open_base(row.siose, run.settings.siose)
+    check = siose_check.check(
+        base,
+        run.settings.siose,
+        run.nomenclature,
+        bounds=geotiff.bounds_in(grid, base.crs),
+        index=_values(run, row.base, base),
+        threads=threads,
+    )
+    counts = {"sheet": sheet, "polygons": check.polygons, "problems": check.counts()}
+    outputs = (run.paths.polygon_check(sheet), run.paths.polygon_check_counts(sheet))
+    with published(*outputs) as (draft, counts_draft):
+        siose.write_problems(check.problems, draft)
+        counts_draft.write_text(json.dumps(counts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for line in siose_check.told(check, shown=3):
+        log.info("sheet %s: %s", sheet, line)
 
 
 def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
@@ -517,6 +537,16 @@ def report(run: Run) -> None:
         brief.write_text("\n".join(lines) + "\n", "utf-8")
     for line in lines:
         log.info("%s", line)
+
+
+def _values(run: Run, name: str, base: siose.SioseBase) -> siose_values.ValuesIndex | None:
+    """The base's values, indexed: here where it was not done, or the base has changed since."""
+    path = run.paths.values_index(name)
+    index = siose_values.open_index(path, base)
+    if index is None and base.table is not None:
+        index_values(run, name)
+        index = siose_values.open_index(path, base)
+    return index
 
 
 def _class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:

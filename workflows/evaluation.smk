@@ -29,6 +29,7 @@ rule report:
     input:
         confusion=expand(paths.confusion("{sheet}"), sheet=LABELLED),
         counts=expand(paths.label_counts("{sheet}"), sheet=LABELLED),
+        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
         maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
         card=paths.card,
         curves=paths.curves,

@@ -47,6 +47,34 @@ rule class_proportions:
         "--threads {threads}"
 
 
+rule check_polygons:
+    """Tell all that is wrong with the SIOSE polygons of one sheet."""
+    input:
+        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
+        siose=lambda wildcards: siose_files(sheets[wildcards.sheet].siose),
+        values=lambda wildcards: paths.values_index(sheets[wildcards.sheet].base),
+        nomenclature=settings.nomenclature,
+    output:
+        paths.polygon_check("{sheet}"),
+        paths.polygon_check_counts("{sheet}"),
+    log:
+        paths.log("check_polygons", "{sheet}"),
+    benchmark:
+        paths.benchmark("check_polygons", "{sheet}")
+    params:
+        section=settings.siose.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=40,
+    shell:
+        "python -m pipeline --log {log:q} check-polygons --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"
+
+
 rule label_raster:
     """Burn the SIOSE classes of one sheet onto the pixels of its orthophoto."""
     input:
