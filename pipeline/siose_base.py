@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,75 +20,33 @@ import pyogrio
 from pipeline.codelists import BUILT_IN, Codelist, Cover, built_in, completed
 from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
-from pipeline.siose_tables import (
-    READ_ERRORS,
-    Table,
-    batches,
-    check_whole,
-    chosen,
-    numbers,
-    remedy_of,
-    tables_of,
-    texts,
+from pipeline.siose_columns import (
+    LABELS,
+    PolygonColumns,
+    ValueColumns,
+    check_described,
+    near,
+    polygon_columns,
+    values_table,
 )
+from pipeline.siose_files import READ_ERRORS, check_readable, remedy_of
+from pipeline.siose_tables import Table, batches, chosen, numbers, tables_of, texts
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("table", "label", "xml", "maximum")
 """What shares come from, best first; ``code`` stands alone."""
 
-TOLERANCE_M = {"siose_ar": 1.0, "siose_classic": 5.0}
+TOLERANCE_M = {"siose_ar": 1.0, "siose_classic": 5.0, "corine": 100.0}
 """How far an outline may be from what it outlines, in metres on the ground.
 
 Source: SIOSE 2005, "Documento técnico": 5 m at 1:25 000. SIOSE AR gives scales from 1:1 000 to
-1:5 000 and no figure of its own: 0.2 mm on paper at 1:5 000.
+1:5 000 and no figure of its own: 0.2 mm on paper at 1:5 000. CORINE Land Cover's product
+specification: better than 100 m.
 """
 
-_LABELS = {"SIOSE_CODE": "siose_classic", "ROTULO": "siose_ar"}
 _AREAL = ("Polygon", "Surface", "Collection", "Unknown")
 _CODELISTS = ("LISTADO_COBERTURAS", "TC_SIOSE_COBERTURAS")
-
-
-@dataclass(frozen=True)
-class PolygonColumns:
-    """Columns of the polygons' layer, as it writes them; None where it has none.
-
-    Attributes:
-        polygon: ``ID_POLYGON``.
-        label: ``ROTULO`` or ``SIOSE_CODE``.
-        xml: ``SIOSE_XML``.
-        maximum: ``ID_COBERTURA_MAX``.
-        code: The column of codes that the settings name.
-    """
-
-    polygon: str | None = None
-    label: str | None = None
-    xml: str | None = None
-    maximum: str | None = None
-    code: str | None = None
-
-
-@dataclass(frozen=True)
-class ValueColumns:
-    """Columns of the values table, as it writes them; None where it has none.
-
-    Attributes:
-        polygon: ``ID_POLYGON``.
-        percent: ``SUPERF_POR_SINREDONDEO`` or ``SUPERF_POR``.
-        cover: ``ID_COBERTURA`` or ``ID_COBERTURAS``.
-        label: ``CODE_ABREV``.
-        attributes: ``ATRIBUTOS``.
-        row: ``INTER_ID``.
-        above: ``INTER_ANCESTROS``.
-    """
-
-    polygon: str
-    percent: str
-    cover: str | None
-    label: str | None
-    attributes: str | None
-    row: str | None
-    above: str | None
 
 
 @dataclass(frozen=True)
@@ -120,8 +79,8 @@ class SioseBase:
 
     @property
     def tolerance_m(self) -> float:
-        """How far its outlines may be off, in metres; 0 where nothing is known of it."""
-        return TOLERANCE_M.get(self.codelist.name, 0.0)
+        """How far its outlines may be off, in metres; NaN where nothing is known of it."""
+        return TOLERANCE_M.get(self.codelist.name, math.nan)
 
     @property
     def description(self) -> str:
@@ -147,7 +106,7 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
         SettingsError: If the settings name a layer or column that it does not have.
     """
     settings = settings or SioseSettings()
-    _check_readable(path)
+    check_readable(path)
     try:
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
     except READ_ERRORS as error:
@@ -172,10 +131,10 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
             f"SIOSE base {path}: layer {layer} has no polygons but {information['geometry_type']}.",
             remedy="Name the layer of polygons with `siose.layer`.",
         )
-    columns = _polygon_columns(path, layer, fields, settings)
+    columns = polygon_columns(path, layer, fields, settings)
     values, value_columns = (None, None)
     if not settings.code_column:
-        values, value_columns = _values(path, layer, columns, tables, settings)
+        values, value_columns = values_table(path, layer, columns, tables, settings)
     sources = _sources(path, layer, columns, values, settings)
     name = _dialect(columns, value_columns, settings)
     own = () if settings.code_column else _own_codelist(path, tables)
@@ -220,48 +179,6 @@ def polygon_count(base: SioseBase) -> int:
     return int(information["features"])
 
 
-def _check_readable(path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"SIOSE base {path}: there is no such file.")
-    kind = path.suffix.lower()
-    if kind in (".mdb", ".accdb"):
-        raise InputError(
-            f"SIOSE base {path}: is an Access database, which GDAL reads on Windows only.",
-            remedy="Export it there to a GeoPackage (ogr2ogr base.gpkg base.mdb), or its polygons "
-            "to a Shapefile and its tables to CSV beside it (mdb-export base.mdb T_VALORES > "
-            "T_VALORES.csv).",
-        )
-    if kind == ".zip":
-        raise InputError(
-            f"SIOSE base {path}: is a ZIP archive.",
-            remedy="Unpack it: reading a sheet's footprint from it would unpack it every time.",
-        )
-    if not path.is_dir() and path.stat().st_size == 0:
-        raise InputError(f"SIOSE base {path}: is empty.", remedy="Copy or download it again.")
-    if path.is_dir() and kind != ".gdb":
-        kinds = (".gpkg", ".shp", ".gdb")
-        files = sorted(f.name for f in path.iterdir() if f.suffix.lower() in kinds)
-        raise InputError(
-            f"SIOSE base {path}: is a folder.",
-            files or ["it holds no GeoPackage, Shapefile or geodatabase"],
-            "Name the file in it." if files else "",
-        )
-    if kind == ".shp":
-        lacking = [
-            path.with_suffix(suffix).name
-            for suffix in (".shx", ".dbf")
-            if not any(path.with_suffix(s).exists() for s in (suffix, suffix.upper()))
-        ]
-        if lacking:
-            raise InputError(
-                f"SIOSE base {path}: is a Shapefile without {' and '.join(lacking)}.",
-                remedy="Copy all files of the Shapefile.",
-            )
-        for suffix in (".shx", ".dbf", ".SHX", ".DBF"):
-            check_whole(path.with_suffix(suffix))
-    check_whole(path)
-
-
 def _layer(
     path: Path, layers: Sequence[str], tables: Iterable[Table], settings: SioseSettings
 ) -> str:
@@ -271,7 +188,7 @@ def _layer(
         if not named:
             raise SettingsError(
                 f"siose.layer: {path} has no layer {settings.layer!r}"
-                f"{_near(settings.layer, layers)}",
+                f"{near(settings.layer, layers)}",
                 [f"layers: {', '.join(layers) or 'none'}"],
             )
         return named[0]
@@ -297,7 +214,7 @@ def _layer(
     if settings.code_column:
         raise SettingsError(
             f"siose.code_column: no layer of {path} has a column {settings.code_column!r}"
-            f"{_near(settings.code_column, [f for n in layers for f in _fields(path, n)])}",
+            f"{near(settings.code_column, [f for n in layers for f in _fields(path, n)])}",
             [there, *(f"{name}: {', '.join(_fields(path, name))}" for name in layers)],
         )
     lost = [t.name for t in tables if t.name.upper().endswith(("T_POLIGONOS", "T_COMBINADA"))]
@@ -339,114 +256,6 @@ def _information(path: Path, layer: str) -> dict[str, Any]:
             remedy_of(str(error)),
         ) from error
     return information
-
-
-def _near(name: str, there: Iterable[str]) -> str:
-    """``; did you mean 'CODE_18'?``, or the end of the sentence."""
-    written = {other.upper(): other for other in there}
-    near = difflib.get_close_matches(name.upper(), list(written), n=1)
-    return f"; did you mean {written[near[0]]!r}?" if near else "."
-
-
-def _polygon_columns(
-    path: Path, layer: str, fields: Mapping[str, str], settings: SioseSettings
-) -> PolygonColumns:
-    code = None
-    if settings.code_column:
-        code = chosen(fields, [settings.code_column.upper()])
-        if code is None:
-            raise SettingsError(
-                f"siose.code_column: layer {layer} of {path} has no column "
-                f"{settings.code_column!r}{_near(settings.code_column, fields.values())}",
-                [f"columns: {', '.join(fields.values())}"],
-            )
-    return PolygonColumns(
-        polygon=chosen(fields, ["ID_POLYGON"]),
-        label=chosen(fields, list(_LABELS)),
-        xml=chosen(fields, ["SIOSE_XML"]),
-        maximum=chosen(fields, ["ID_COBERTURA_MAX"]),
-        code=code,
-    )
-
-
-def _values(
-    path: Path,
-    layer: str,
-    columns: PolygonColumns,
-    tables: Iterable[Table],
-    settings: SioseSettings,
-) -> tuple[Table | None, ValueColumns | None]:
-    """The values table and its columns, where there is one."""
-    if settings.source not in ("auto", "table"):
-        return None, None
-    found = [table for table in tables if table.name.upper().endswith("T_VALORES")]
-    if len(found) > 1:
-        # SAR_46_T_POLIGONOS and SAR_46_T_VALORES belong together.
-        stem = layer.upper().removesuffix("T_POLIGONOS").removesuffix("T_COMBINADA")
-        found = [table for table in found if table.name.upper() == f"{stem}T_VALORES"] or found
-    if len(found) > 1:
-        raise InputError(
-            f"SIOSE base {path}: has more than one table of values.",
-            [f"{table.name} ({table.path.name})" for table in found],
-            f"Leave the one that belongs to layer {layer}.",
-        )
-    if not found:
-        return None, None
-    table = found[0]
-    _check_described(path, table)
-    polygon = table.column("ID_POLYGON")
-    percent = table.column("SUPERF_POR_SINREDONDEO", "SUPERF_POR")
-    cover = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
-    label = table.column("CODE_ABREV", "CODE_ABREVIADO")
-    row, above = table.column("INTER_ID"), table.column("INTER_ANCESTROS")
-    missing = [] if columns.polygon else [f"{layer}: column ID_POLYGON is missing"]
-    if not polygon:
-        missing.append(f"{table.name}: column ID_POLYGON is missing")
-    if not percent:
-        missing.append(
-            f"{table.name}: column SUPERF_POR_SINREDONDEO (SIOSE AR) or SUPERF_POR (classic) is "
-            "missing"
-        )
-    if not cover and not label:
-        missing.append(
-            f"{table.name}: neither ID_COBERTURA (ID_COBERTURAS) nor CODE_ABREV is there"
-        )
-    if bool(row) != bool(above):
-        missing.append(
-            f"{table.name}: column {'INTER_ANCESTROS' if row else 'INTER_ID'} is missing, and with "
-            "it what is inside what"
-        )
-    if missing:
-        others = [
-            name
-            for name, column in (
-                ("label", columns.label), ("xml", columns.xml), ("maximum", columns.maximum)
-            )
-            if column
-        ]  # fmt: skip
-        without = (
-            f", or resolve it without the table: `siose.source: {others[0]}`" if others else ""
-        )
-        raise InputError(
-            f"SIOSE base {path}: its values table {table.name} cannot be used.",
-            [*missing, f"{table.path.name}: {table.name} has {', '.join(table.columns.values())}"],
-            f"Mend the base{without}.",
-        )
-    assert polygon is not None
-    assert percent is not None
-    return table, ValueColumns(
-        polygon, percent, cover, label, table.column("ATRIBUTOS"), row, above
-    )
-
-
-def _check_described(path: Path, table: Table) -> None:
-    """Refuse a table without columns: it is empty, or damaged."""
-    check_whole(table.path)
-    if not table.columns:
-        raise InputError(
-            f"SIOSE base {path}: its table {table.name} ({table.path.name}) has no columns.",
-            remedy="It is empty, or no CSV, DBF or table: copy or export it again.",
-        )
 
 
 def _sources(
@@ -505,7 +314,7 @@ def _dialect(columns: PolygonColumns, values: ValueColumns | None, settings: Sio
         if upper in ("ID_COBERTURA", "ID_COBERTURAS"):
             return "siose_ar" if upper == "ID_COBERTURA" else "siose_classic"
     if columns.label:
-        return _LABELS[columns.label.upper()]
+        return LABELS[columns.label.upper()]
     return "siose_classic" if columns.xml else "siose_ar"
 
 
@@ -533,7 +342,7 @@ def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
     if not found:
         return ()
     table = found[0]
-    _check_described(path, table)
+    check_described(path, table)
     number = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
     label = table.column("ETIQUETA", "CODE_ABREVIADO", "CODE_ABREV")
     text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS", "DESC_COBER")

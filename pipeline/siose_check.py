@@ -22,10 +22,11 @@ from shapely.geometry.base import BaseGeometry
 from pipeline import topology
 from pipeline.codelists import Cover
 from pipeline.config import SioseSettings
+from pipeline.cover_resolver import CodelistResolver, CoverResolver
 from pipeline.nomenclature import Nomenclature
 from pipeline.siose import resolver_of
 from pipeline.siose_base import SioseBase, total_bounds
-from pipeline.siose_covers import CodelistResolver, CoverResolver, resolve_covers
+from pipeline.siose_covers import resolve_covers
 from pipeline.siose_polygons import (
     Attributes,
     Bounds,
@@ -132,7 +133,8 @@ def check(
     fids: list[NDArray[np.int64]] = []
     unassigned: tuple[Cover, ...] = ()
     labels = CodelistResolver(base.codelist)
-    width = limits.sliver_m if limits.sliver_m is not None else base.tolerance_m or 1.0
+    known = 1.0 if np.isnan(base.tolerance_m) else base.tolerance_m
+    width = known if limits.sliver_m is None else limits.sliver_m
     for polygons, shapes in _polygons(base, bounds, plane, threads):
         resolver: CoverResolver = labels
         if nomenclature is not None:
@@ -155,11 +157,11 @@ def check(
         hashes.append(hashed(polygons.ids[there], index.hash_key))
         fids.append(polygons.fids[there])
         advance(len(polygons))
-    known = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    seen = np.concatenate([np.zeros(0, np.uint64), *hashes])
     count = sum(map(len, fids))
-    found += _repeated_ids(base, known, np.concatenate([np.zeros(0, np.int64), *fids]), plane)
+    found += _repeated_ids(base, seen, np.concatenate([np.zeros(0, np.int64), *fids]), plane)
     if bounds is None:
-        found += _values_alone(index, known)
+        found += _values_alone(index, seen)
     for square in _squares(base, count) if bounds is None else [bounds]:
         found += _between(base, square, plane, limits, threads, advance)
     frame = _frame(found, plane, base.crs)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.codelists import UNKNOWN_COVER, Codelist
+from pipeline.codelists import UNKNOWN_COVER
+from pipeline.cover_resolver import CoverResolver
 from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
 from pipeline.siose_base import SOURCES, SioseBase
 from pipeline.siose_polygons import Attributes, read_xml
@@ -46,51 +47,6 @@ class Problem(NamedTuple):
     kind: str
     text: str
     row: int
-
-
-class CoverResolver(Protocol):
-    """What labels mean in a base, and the classes of its covers: a nomenclature's, mostly."""
-
-    def id_of(self, label: str) -> int | None:
-        """Id of a cover's label, or None."""
-
-    def is_mapped(
-        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
-    ) -> bool:
-        """Whether the cover is known: in a class, ignored on purpose, or SIOSE's unknown."""
-
-    def class_of(
-        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
-    ) -> int | None:
-        """Class id of the cover, or None."""
-
-
-class CodelistResolver:
-    """Covers of a codelist without a nomenclature: all are known, and none has a class."""
-
-    def __init__(self, codelist: Codelist) -> None:
-        self._open = codelist.open
-        self._labels = {c.label.upper(): c.id for c in codelist.covers if c.label}
-        self._ids = set(codelist.by_id)
-
-    def id_of(self, label: str) -> int | None:
-        """Id of a cover's label, or None; in an open codelist each label gets one."""
-        name = label.strip().upper()
-        if self._open and name:
-            self._labels.setdefault(name, len(self._labels) + 1)
-        return self._labels.get(name)
-
-    def is_mapped(
-        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
-    ) -> bool:
-        """Whether the codelist has the cover."""
-        return self._open or cover in self._ids or cover == UNKNOWN_COVER
-
-    def class_of(
-        self, cover: int, attributes: Collection[str] = (), within: Sequence[int] = ()
-    ) -> int | None:
-        """No class."""
-        return None
 
 
 @dataclass(frozen=True)

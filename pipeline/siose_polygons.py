@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pipeline import mending, topology
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
-from pipeline.siose_tables import READ_ERRORS, numbers, readable, remedy_of, texts
+from pipeline.siose_files import READ_ERRORS, remedy_of
+from pipeline.siose_tables import numbers, readable, texts
 from pipeline.topology import Finding
 
 Bounds = tuple[float, float, float, float]

@@ -21,6 +21,7 @@ import pyogrio
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.siose_files import READ_ERRORS, check_whole, is_sqlite, remedy_of
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,6 @@ BESIDE = (".dbf", ".csv", ".txt")
 """Endings of tables that stand beside a Shapefile, in the order in which they are preferred."""
 
 SQLITE = (".gpkg", ".sqlite", ".db")
-
-READ_ERRORS = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.FieldError,
-)
-"""What pyogrio raises where GDAL cannot read a file."""
-
-
-def remedy_of(error: str) -> str:
-    """What to do about an error of GDAL or SQLite."""
-    if "locked" in error:
-        return "Another program is writing it: close it there (QGIS, ArcGIS), and start again."
-    return "If other programs cannot read it either, copy or download it again: it is damaged."
 
 
 @dataclass(frozen=True)
@@ -117,54 +103,6 @@ def tables_of(path: Path, layers: Sequence[str]) -> list[Table]:
             )
             for name in names
         ]
-
-
-def is_sqlite(path: Path) -> bool:
-    """Whether a file is a GeoPackage or another SQLite database."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\x00"
-
-
-def check_whole(path: Path) -> None:
-    """Refuse a file that ends too early: GDAL would leave polygons or rows out and say nothing.
-
-    Args:
-        path: A base, or a file of one; only SQLite, Shapefile and DBF say how long they are.
-
-    Raises:
-        InputError: If it is truncated.
-
-    Source:
-        https://www.sqlite.org/fileformat2.html, "In-header database size"; "ESRI Shapefile
-        Technical Description", 1998; dBASE III file header.
-    """
-    if not path.is_file():
-        return
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(100)
-    kind = path.suffix.lower()
-    wanted = 0
-    if header.startswith(b"SQLite format 3\x00"):
-        page = int.from_bytes(header[16:18], "big")
-        page = 65_536 if page == 1 else page
-        # The number of pages counts only where the last writer kept it.
-        if header[24:28] == header[92:96]:
-            wanted = max(100, page * int.from_bytes(header[28:32], "big"))
-    elif kind in (".shp", ".shx"):
-        wanted = max(100, 2 * int.from_bytes(header[24:28], "big"))
-    elif kind == ".dbf":
-        rows = int.from_bytes(header[4:8], "little")
-        first, length = (int.from_bytes(header[i : i + 2], "little") for i in (8, 10))
-        wanted = max(32, first + rows * length)
-    if size < wanted:
-        raise InputError(
-            f"SIOSE base {path}: is truncated.",
-            [f"it has {size} bytes of {wanted}"],
-            "Copy or download it again.",
-        )
 
 
 def batches(
