@@ -36,8 +36,9 @@ from pipeline.siose_polygons import (
     reading,
 )
 from pipeline.siose_problems import KINDS
+from pipeline.siose_rows import hashed
 from pipeline.siose_summary import equal_area
-from pipeline.siose_values import ValuesIndex, hashed, index_values, opened
+from pipeline.siose_values import ValuesIndex, index_values, opened
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from pipeline.cover_resolver import CoverResolver
 from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
 from pipeline.siose_base import SOURCES, SioseBase
 from pipeline.siose_polygons import Attributes, read_xml
-from pipeline.siose_values import TREE_PROBLEMS, CoverKey, Covers, ValuesIndex, attributes_of
+from pipeline.siose_rows import TREE_PROBLEMS, CoverKey, attributes_of
+from pipeline.siose_values import Covers, ValuesIndex
 from pipeline.siose_xml import XmlError, parse_xml
 
 log = logging.getLogger(__name__)

@@ -41,6 +41,7 @@ ORDER = [
     "siose_columns",
     "siose_base",
     "siose_polygons",
+    "siose_rows",
     "siose_values",
     "siose_covers",
     "siose_problems",

@@ -21,20 +21,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import siose, siose_values
+from pipeline import siose
 from pipeline.siose_base import SioseBase
-from pipeline.siose_values import (
+from pipeline.siose_rows import (
     INSIDE_ITSELF,
     LOST_ANCESTOR,
+    PERCENT_ROUNDING,
     REPEATED_ROW,
     UNEVEN_CONTAINER,
     CoverKey,
-    ValuesIndex,
-    index_values,
-    open_index,
-    opened,
-    write_index,
+    hashed,
 )
+from pipeline.siose_values import ValuesIndex, index_values, open_index, opened, write_index
 from tests import siose_dialects as dialects
 
 AR = ("ID_POLYGON", "CODE_ABREV", "ID_COBERTURA", "SUPERF_POR_SINREDONDEO")
@@ -147,7 +145,7 @@ def _tree(rows: list[dict[str, Any]]) -> tuple[list[tuple[CoverKey, float]], int
             inside[numbered[path[-1]]] += _number(row["SUPERF_POR"])
     for container in containers:
         whole = _number(rows[container]["SUPERF_POR"])
-        if abs(inside[container] - whole) > siose_values.PERCENT_ROUNDING:
+        if abs(inside[container] - whole) > PERCENT_ROUNDING:
             flags |= UNEVEN_CONTAINER
     leaves = []
     for i, (row, path) in enumerate(zip(rows, paths, strict=True)):
@@ -440,7 +438,7 @@ def test_opening_and_asking_reads_few_pages(base_of: Any, tmp_path: Path) -> Non
     count = 400_000
     table = index_values(base)
     ids = pa.array([f"urn:uuid:{i:032d}" for i in range(count)], pa.large_string())
-    hashes = siose_values.hashed(np.array(ids.to_pylist(), object), "tesela-values-01")
+    hashes = hashed(np.array(ids.to_pylist(), object), "tesela-values-01")
     order = np.argsort(hashes)
     starts = pa.array(np.arange(count + 1))
     big = pa.table(
