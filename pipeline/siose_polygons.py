@@ -246,12 +246,12 @@ def _decoding(
 ) -> Iterator[Reading]:
     # By fid: GDAL returns spatially filtered features in the order of the R-tree's nodes.
     order = np.argsort(fids, kind="stable")
-    fids, wkb = fids[order], wkb[order]
+    fids, wkb, places = fids[order], wkb[order], pa.array(order)
     columns = base.columns
     move = None if pyproj.CRS(base.crs) == pyproj.CRS(crs) else (base.crs, crs)
 
     def texts_of(name: str) -> pa.Array:
-        return texts(given[name]).fill_null("").take(pa.array(order))
+        return texts(given[name]).fill_null("").take(places)
 
     with ThreadPoolExecutor(threads) as pool:
         parts = [

@@ -73,7 +73,10 @@ class ValuesIndex:
         if not len(self.hashes) or not len(ids):
             return found
         wanted = hashed(ids, self.hash_key)
-        near = np.searchsorted(self.hashes, wanted)
+        # In the order of the hashes: else each search walks through all of the file's pages.
+        order = np.argsort(wanted)
+        near = np.empty(len(wanted), np.intp)
+        near[order] = np.searchsorted(self.hashes, wanted[order])
         near[near == len(self.hashes)] = 0
         same = (self.hashes[near] == wanted) & (ids != "")
         # A hash is a hint; the id decides.
