@@ -114,15 +114,18 @@ def parse_xml(text: str) -> tuple[Part, ...]:
     parser = DefusedExpatParser(forbid_dtd=True)
     reader = _Reader(parser)
     parser.setContentHandler(reader)
+    problem = ""
     try:
         # Half characters (surrogates), which cannot be fed, become references that are refused.
         parser.feed(text.removeprefix("\ufeff").encode("utf-8", "xmlcharrefreplace").decode())
         parser.close()
     except SAXParseException as error:
-        raise XmlError(*reader.place(), f"is not XML: {error.getMessage()}") from None
+        problem = f"is not XML: {error.getMessage()}"
     except DefusedXmlException:
         problem = "has a document type, with entities or without; it is not read"
-        raise XmlError(*reader.place(), problem) from None
+    # Out here it has no context: the parser's own error cannot go from one process to another.
+    if problem:
+        raise XmlError(*reader.place(), problem)
     if not reader.covers:
         raise XmlError(1, 1, "has no cover")
     _weigh(reader.covers, reader.amounts)

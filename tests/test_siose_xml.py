@@ -220,6 +220,8 @@ def test_an_error_names_the_place_and_what_is_wrong(
         parse_xml(xml)
     error = caught.value
     assert (error.line, error.column, error.problem) == (line, column, problem)
+    # dask pickles errors with what led to them, once it is imported.
+    assert error.__context__ is None
     assert str(pickle.loads(pickle.dumps(error))) == (
         f"SIOSE_XML, line {line}, column {column}: {problem}"
     )
