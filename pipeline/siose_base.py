@@ -7,32 +7,29 @@ tables beside it, a file geodatabase, or whatever else GDAL reads.
 
 from __future__ import annotations
 
-import difflib
-import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyogrio
 
-from pipeline.codelists import BUILT_IN, Codelist, Cover, built_in, completed
+from pipeline.codelists import BUILT_IN, Codelist, attribute_labels, built_in, completed
 from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
+from pipeline.siose_codelists import check_codelist, own_attributes, own_covers
 from pipeline.siose_columns import (
     LABELS,
     PolygonColumns,
     ValueColumns,
-    check_described,
+    is_named,
     near,
     polygon_columns,
     values_table,
 )
 from pipeline.siose_files import READ_ERRORS, check_readable, remedy_of
-from pipeline.siose_tables import Table, batches, chosen, numbers, tables_of, texts
-
-log = logging.getLogger(__name__)
+from pipeline.siose_tables import Table, chosen, tables_of
 
 SOURCES = ("table", "label", "xml", "maximum")
 """What shares come from, best first; ``code`` stands alone."""
@@ -46,7 +43,6 @@ specification: better than 100 m.
 """
 
 _AREAL = ("Polygon", "Surface", "Collection", "Unknown")
-_CODELISTS = ("LISTADO_COBERTURAS", "TC_SIOSE_COBERTURAS")
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class SioseBase:
         table: The values table, or None.
         table_columns: Its columns, or None.
         codelist: The covers: the base's own list, completed by the built-in one of its dialect.
+        attributes: Labels of attributes by their id, of the base's own list and the built-in one.
         sources: What shares come from, best first.
         curved: Whether outlines may have arcs, which have to be made into lines.
         fast: Whether a rectangle is found without a look at every polygon.
@@ -73,6 +70,7 @@ class SioseBase:
     table: Table | None
     table_columns: ValueColumns | None
     codelist: Codelist
+    attributes: Mapping[int, str]
     sources: tuple[str, ...]
     curved: bool
     fast: bool
@@ -137,9 +135,9 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
         values, value_columns = values_table(path, layer, columns, tables, settings)
     sources = _sources(path, layer, columns, values, settings)
     name = _dialect(columns, value_columns, settings)
-    own = () if settings.code_column else _own_codelist(path, tables)
+    own = () if settings.code_column else own_covers(path, tables)
     known = name in BUILT_IN
-    _check_codelist(path, name, own, settings)
+    check_codelist(path, name, own, settings)
     codelist = completed(own, built_in(name)) if known else Codelist(name, own, open=not own)
     return SioseBase(
         path,
@@ -149,6 +147,7 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
         values,
         value_columns,
         codelist,
+        attribute_labels() if settings.code_column else own_attributes(path, tables),
         sources,
         curved=information["geometry_type"]
         not in {f"{d}{g}{z}" for d in ("", "2.5D ") for g in ("Polygon", "MultiPolygon")
@@ -196,11 +195,12 @@ def _layer(
     if not settings.code_column:
         for ending in ("T_POLIGONOS", "T_COMBINADA"):
             found = found or [name for name in layers if name.upper().endswith(ending)]
+            found = found or [name for name in layers if is_named(name, ending)]
     # Without SIOSE's names, a layer is known by its columns; SIOSE AR's T_USOS is use, not cover.
     found = found or [
         name
         for name in layers
-        if not name.upper().endswith("T_USOS") and _resolvable(path, name, settings)
+        if not is_named(name, "T_USOS") and _resolvable(path, name, settings)
     ]
     if len(found) == 1:
         return found[0]
@@ -217,7 +217,11 @@ def _layer(
             f"{near(settings.code_column, [f for n in layers for f in _fields(path, n)])}",
             [there, *(f"{name}: {', '.join(_fields(path, name))}" for name in layers)],
         )
-    lost = [t.name for t in tables if t.name.upper().endswith(("T_POLIGONOS", "T_COMBINADA"))]
+    lost = [
+        table.name
+        for table in tables
+        if is_named(table.name, "T_POLIGONOS") or is_named(table.name, "T_COMBINADA")
+    ]
     if lost:
         raise InputError(
             f"SIOSE base {path}: {', '.join(lost)} is a table without geometry.",
@@ -316,76 +320,3 @@ def _dialect(columns: PolygonColumns, values: ValueColumns | None, settings: Sio
     if columns.label:
         return LABELS[columns.label.upper()]
     return "siose_classic" if columns.xml else "siose_ar"
-
-
-def _check_codelist(path: Path, name: str, own: Sequence[Cover], settings: SioseSettings) -> None:
-    """Refuse the name of a codelist that is none."""
-    if name in BUILT_IN or settings.codelist == "auto":
-        return
-    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.7)
-    if near:
-        raise SettingsError(
-            f"siose.codelist: {name!r} is not built in; did you mean {near[0]!r}?",
-            [f"built in: {', '.join(BUILT_IN)}"],
-        )
-    if not own and not settings.code_column:
-        raise SettingsError(
-            f"siose.codelist: {name!r} is not built in, and {path} has none of its own.",
-            [f"built in: {', '.join(BUILT_IN)}"],
-            "A name of yours goes with `siose.code_column`.",
-        )
-
-
-def _own_codelist(path: Path, tables: Iterable[Table]) -> tuple[Cover, ...]:
-    """The base's own list of covers, or none."""
-    found = [table for table in tables if table.name.upper().endswith(_CODELISTS)]
-    if not found:
-        return ()
-    table = found[0]
-    check_described(path, table)
-    number = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
-    label = table.column("ETIQUETA", "CODE_ABREVIADO", "CODE_ABREV")
-    text = table.column("DESCRIPCION", "DESCRIPCION_COBERTURAS", "DESC_COBER")
-    if not number or not label:
-        log.warning(
-            "%s: %s lacks ID_COBERTURA or its labels; the built-in codelist is used",
-            path, table.name,
-        )  # fmt: skip
-        return ()
-    covers, wrong = [], []
-    for columns in batches(table, [number, label, *([text] if text else [])]):
-        rows: list[list[Any]] = [texts(column).to_pylist() for column in columns]
-        described = rows[2] if text else [""] * len(rows[0])
-        for given, value, name, about in zip(
-            rows[0], numbers(columns[0]), rows[1], described, strict=True
-        ):
-            if given is None or not name:
-                continue
-            if value != value or value != int(value):
-                wrong.append(f"{table.name}: {number} {given!r} of {name} is not a number")
-            else:
-                covers.append(Cover(int(value), name.upper(), about or ""))
-    if wrong:
-        raise InputError(
-            f"SIOSE base {path}: its codelist cannot be read.",
-            wrong,
-            "Mend the ids, or take the table out: the built-in codelist serves then.",
-        )
-    _say_ambiguous(path, table.name, covers)
-    return tuple(covers)
-
-
-def _say_ambiguous(path: Path, name: str, covers: Iterable[Cover]) -> None:
-    """Say which labels and ids of a codelist mean two things."""
-    ids: dict[str, set[int]] = {}
-    labels: dict[int, set[str]] = {}
-    for cover in covers:
-        ids.setdefault(cover.label, set()).add(cover.id)
-        labels.setdefault(cover.id, set()).add(cover.label)
-    twice = [
-        f"{' and '.join(map(str, sorted(found)))} are both {label}"
-        for label, found in ids.items()
-        if len(found) > 1
-    ] + [f"{n} is {' and '.join(sorted(found))}" for n, found in labels.items() if len(found) > 1]
-    if twice:
-        log.warning("%s: %s is ambiguous, and the last counts: %s", path, name, "; ".join(twice))

@@ -36,7 +36,6 @@ from pipeline.siose_polygons import (
     reading,
 )
 from pipeline.siose_problems import KINDS
-from pipeline.siose_rows import hashed
 from pipeline.siose_summary import equal_area
 from pipeline.siose_values import ValuesIndex, index_values, opened
 
@@ -155,7 +154,7 @@ def check(
                 _Found("sliver", polygons.ids[sliver.rows[0]], sliver.text, sliver.geometry)
             )
         there = polygons.ids != ""
-        hashes.append(hashed(polygons.ids[there], index.hash_key))
+        hashes.append(index.hashes_of(polygons.ids[there]))
         fids.append(polygons.fids[there])
         advance(len(polygons))
     seen = np.concatenate([np.zeros(0, np.uint64), *hashes])

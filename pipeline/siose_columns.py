@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +95,11 @@ def values_table(
     """The values table and its columns, where there is one."""
     if settings.source not in ("auto", "table"):
         return None, None
-    found = [table for table in tables if table.name.upper().endswith("T_VALORES")]
-    if len(found) > 1:
-        # SAR_46_T_POLIGONOS and SAR_46_T_VALORES belong together.
-        stem = layer.upper().removesuffix("T_POLIGONOS").removesuffix("T_COMBINADA")
-        found = [table for table in found if table.name.upper() == f"{stem}T_VALORES"] or found
+    named = [table for table in tables if is_named(table.name, "T_VALORES")]
+    # SAR_46_T_POLIGONOS and SAR_46_T_VALORES belong together.
+    partner = re.sub("T_POLIGONOS|T_COMBINADA", "T_VALORES", layer.upper())
+    found = [table for table in named if table.name.upper() == partner]
+    found = found or [table for table in named if table.name.upper().endswith("T_VALORES")] or named
     if len(found) > 1:
         raise InputError(
             f"SIOSE base {path}: has more than one table of values.",
@@ -113,7 +114,7 @@ def values_table(
     percent = table.column("SUPERF_POR_SINREDONDEO", "SUPERF_POR")
     cover = table.column("ID_COBERTURA", "ID_COBERTURAS", "ID_COBER")
     label = table.column("CODE_ABREV", "CODE_ABREVIADO")
-    row, above = table.column("INTER_ID"), table.column("INTER_ANCESTROS")
+    row, above = table.column("INTER_ID"), table.column("INTER_ANCESTROS", "INTER_ANC")
     missing = [] if columns.polygon else [f"{layer}: column ID_POLYGON is missing"]
     if not polygon:
         missing.append(f"{table.name}: column ID_POLYGON is missing")
@@ -152,6 +153,14 @@ def values_table(
     return table, ValueColumns(
         polygon, percent, cover, label, table.column("ATRIBUTOS"), row, above
     )
+
+
+def is_named(name: str, kind: str) -> bool:
+    """Whether a layer or table is of a kind, with whatever stands before it, and behind it ``_``.
+
+    ``SAR_46_T_VALORES`` and ``T_VALORES_2014`` are ``T_VALORES``.
+    """
+    return re.search(rf"{kind}(_|$)", name.upper()) is not None
 
 
 def check_described(path: Path, table: Table) -> None:

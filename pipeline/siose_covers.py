@@ -23,7 +23,7 @@ from pipeline.siose_xml import XmlError, parse_xml
 log = logging.getLogger(__name__)
 
 OFF_PERCENT = 1.0
-"""Percentages of a polygon may miss 100 by this much: they are rounded."""
+"""Percentages of a polygon may miss 100 by this much, whole ones by more: they are rounded."""
 
 LABEL_ROUNDING = 1.0
 """A label's percentages may differ from the table's by this much."""
@@ -127,6 +127,7 @@ class _Resolution:
         self.ids: dict[str, int | None] = {}
         self.labelled = base.columns.label is not None or base.columns.code is not None
         self.open = np.ones(len(polygons), bool)  # polygons that still have no covers
+        self.rowless = np.zeros(len(polygons), bool)  # labelled, and not in the table
         if self.labelled:
             self.open &= polygons.labelled
 
@@ -151,6 +152,7 @@ class _Resolution:
             self._compare(covers, said, cover_ids)
         for bit, text in TREE_PROBLEMS.items():
             self._tell("tree", np.flatnonzero(flags & bit), lambda row, text=text: text)
+        self._tell_rowless()
         self._tell_nothing()
         self.problems.sort(key=lambda problem: problem.row)
         sources = np.array(_SOURCES, object)[self.source]
@@ -165,6 +167,7 @@ class _Resolution:
             empty = ~self.polygons.labelled & (rows >= 0)
         self._tell("unlabelled", np.flatnonzero(empty), lambda row: "its table has rows")
         rows[~self.open] = -1
+        self.rowless = self.open & (rows < 0)
         if self.open.any() and len(index.hashes) and (rows < 0).all():
             assert self.base.table is not None
             log.warning(
@@ -241,8 +244,15 @@ class _Resolution:
     def _from_codes(self) -> None:
         rows = np.flatnonzero(self.open)
         texts = self.polygons.label_texts
-        keys = np.array([self._key(CoverKey(None, text)) for text in texts], np.int64)
+        keys = np.array([self._key(self._code(text)) for text in texts], np.int64)
         self._take("code", rows, keys[self.polygons.label[rows]], np.full(len(rows), 100.0))
+
+    def _code(self, text: str) -> CoverKey:
+        """The cover of a code: one that is no label may be the id of a cover."""
+        known = self.base.codelist
+        if known.open or not text.isdecimal() or self._id_of(text) is not None:
+            return CoverKey(None, text)
+        return CoverKey(int(text), "") if int(text) in known.by_id else CoverKey(None, text)
 
     def _of_open(
         self, parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -281,8 +291,18 @@ class _Resolution:
     def _leaves(self, parts: Sequence[Part]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         found = leaves(parts)
         return (
-            np.array([self._key(_key_of(leaf)) for leaf in found], np.int64),
+            np.array([self._key(self._key_of(leaf)) for leaf in found], np.int64),
             np.array([100 * leaf.share for leaf in found], np.float64),
+        )
+
+    def _key_of(self, leaf: Leaf) -> CoverKey:
+        """A leaf's cover; SIOSE_XML may have ids in the place of labels."""
+        number = int(leaf.cover) if leaf.cover.isdecimal() else None
+        return CoverKey(
+            number,
+            "" if number is not None else leaf.cover,
+            attributes_of(" ".join(leaf.attributes), self.base.attributes),
+            tuple(int(name) if name.isdecimal() else name for name in leaf.within),
         )
 
     def _id_of(self, label: str) -> int | None:
@@ -344,7 +364,11 @@ class _Resolution:
         # Labels and XML are told by their own composites.
         told = np.isin(self.source, [_SOURCES.index("label"), _SOURCES.index("xml")])
         told[covers.row[wrong]] = True
-        off = (np.abs(total - 100) > OFF_PERCENT) & (self.source > 0) & ~told
+        # Of whole percentages each may be off by half a point.
+        count = np.bincount(covers.row, minlength=len(labels))
+        broken = np.bincount(covers.row, percent % 1, minlength=len(labels)) > 0
+        most = np.where(broken, OFF_PERCENT, np.maximum(OFF_PERCENT, count / 2))
+        off = (np.abs(total - 100) > most) & (self.source > 0) & ~told
         self._tell(
             "percentage",
             np.flatnonzero(off),
@@ -360,7 +384,7 @@ class _Resolution:
         """What to say of a cover that is in no class."""
         source = _SOURCES[self.source[row]]
         if source == "code":
-            return f"code {key.label!r}"
+            return f"code {key.label or str(key.cover)!r}"
         names = {"table": "its table", "xml": "its SIOSE_XML", "maximum": "ID_COBERTURA_MAX"}
         where = self.polygons.labels[row] or names.get(source, "it")
         if key.cover is None and not key.label:
@@ -368,6 +392,17 @@ class _Resolution:
         other = self._id_of(key.label) if key.label and key.cover is not None else None
         written = f", whose row says {key.cover}" if other not in (None, key.cover) else ""
         return f"{self._named(key)!r} in {where}{written}"
+
+    def _tell_rowless(self) -> None:
+        """Tell polygons that the table lacks and another source has, if nothing else is wrong."""
+        name = self.base.table.name if self.base.table else ""
+        rowless = self.rowless & (self.source > 0)
+        rowless[[problem.row for problem in self.problems]] = False
+        self._tell(
+            "no_rows",
+            np.flatnonzero(rowless),
+            lambda row: f"no rows in {name}; its {_SOURCES[self.source[row]]} is used",
+        )
 
     def _tell_nothing(self) -> None:
         """Tell polygons that have nothing of any source; an empty label says so itself."""
@@ -441,17 +476,6 @@ class _Resolution:
         self, kind: str, rows: Iterable[int] | NDArray[np.int64], text: Callable[..., str]
     ) -> None:
         self.problems += [Problem(kind, text(int(row)), int(row)) for row in rows]
-
-
-def _key_of(leaf: Leaf) -> CoverKey:
-    """A leaf's cover; SIOSE_XML may have ids in the place of labels."""
-    number = int(leaf.cover) if leaf.cover.isdecimal() else None
-    return CoverKey(
-        number,
-        "" if number is not None else leaf.cover,
-        attributes_of(" ".join(leaf.attributes)) if leaf.attributes else (),
-        tuple(int(name) if name.isdecimal() else name for name in leaf.within),
-    )
 
 
 def _repeated(

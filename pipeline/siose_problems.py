@@ -51,6 +51,10 @@ KINDS: Mapping[str, ProblemKind] = {
         "have an empty label and are not used, though the table has rows of them",
         "empty label, rows in the table", "#80CDC1",
     ),
+    "no_rows": ProblemKind(
+        "have no rows in the table, and are resolved from another source",
+        "no rows in the table", "#A6DBA0",
+    ),
     "no_values": ProblemKind(
         "have nothing that tells their covers, and are masked", "no covers", "#018571"
     ),

@@ -7,7 +7,7 @@ describe ground.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.codelists import attribute_labels
 from pipeline.errors import InputError
 from pipeline.siose_base import SioseBase
-from pipeline.siose_tables import batches, numbers, texts
+from pipeline.siose_tables import batches, identifiers, numbers, texts
 
 PERCENT_ROUNDING = 1.0
 """Covers inside a container may miss its percentage by this much."""
@@ -71,6 +70,7 @@ class ValueRows:
 
     def __init__(self, base: SioseBase) -> None:
         self.coded: dict[str, list[str]] = {}
+        self._attributes = base.attributes
         read = list(self._read(base))
         ids: pa.ChunkedArray = pa.chunked_array([part["id"] for part in read], pa.large_string())
         self.hash_key, run_hash = _hashed_apart(ids)
@@ -118,7 +118,7 @@ class ValueRows:
             starts[0] = ids[0].as_py() != before
             before = ids[-1].as_py()
             part: dict[str, NDArray[np.generic]] = {
-                "id": ids.filter(pa.array(starts)),
+                "id": identifiers(ids.filter(pa.array(starts))),
                 "run": (runs + np.cumsum(starts) - 1).astype(np.int32),
                 "percent": numbers(column["percent"]),
             }
@@ -170,7 +170,7 @@ class ValueRows:
                 CoverKey(
                     number if number >= 0 else None,
                     text,
-                    own or attributes_of(given),
+                    own or attributes_of(given, self._attributes),
                     tuple(within),
                 )
             )
@@ -270,17 +270,23 @@ def _cover_of(text: str) -> tuple[str, tuple[str, ...]]:
     """Label and attributes of a cover as ``CODE_ABREV`` writes it: ``70FDPpl``."""
     match = _ABBREVIATION.fullmatch(text)
     if match:
-        return match["cover"], attributes_of(match["attributes"])
+        return match["cover"], attributes_of(match["attributes"], {})
     # Of a base that writes covers in its own way: whole, for the nomenclature's `aliases`.
     return text.upper(), ()
 
 
-def attributes_of(text: str) -> tuple[str, ...]:
-    """Attributes as pairs of letters, from ``frpl``, ``fr, pl`` or their ids, ``41, 40``."""
+def attributes_of(text: str, labels: Mapping[int, str]) -> tuple[str, ...]:
+    """Attributes as pairs of letters, from ``frpl``, ``fr, pl`` or their ids, ``41, 40``.
+
+    Args:
+        text: The attributes.
+        labels: Labels of attributes by their id.
+    """
     found: list[str] = []
-    for word in re.findall(r"[a-z]+|[0-9]+", text.lower()):
+    # One that stands alone may be a number to the base: 40.0.
+    for word in re.findall(r"[a-z]+|[0-9]+", text.lower().removesuffix(".0")):
         if word.isdecimal():
-            found.append(attribute_labels().get(int(word), word))
+            found.append(labels.get(int(word), word))
         else:
             found += [word[i : i + 2] for i in range(0, len(word), 2)]
     return tuple(found)

@@ -31,7 +31,7 @@ BATCH = 500_000
 BESIDE = (".dbf", ".csv", ".txt")
 """Endings of tables that stand beside a Shapefile, in the order in which they are preferred."""
 
-SQLITE = (".gpkg", ".sqlite", ".db")
+_UUID = r"^(?i:urn:uuid:)?\{?([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\}?$"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,21 @@ def texts(values: pa.Array) -> pa.Array:
         number = pc.if_else(whole, values, 0.0).cast(pa.int64()).cast(pa.string())
         written = pc.if_else(whole, number, written)
     return pc.utf8_trim_whitespace(written)
+
+
+def identifiers(values: pa.Array) -> pa.Array:
+    """Ids as texts, a UUID in one writing however it is written: ``urn:uuid:`` and small letters.
+
+    Returns:
+        Large strings, shape ``(n,)``.
+    """
+    written = texts(values).cast(pa.large_string())
+    plain = pc.starts_with(written, "urn:uuid:"), pc.invert(pc.starts_with(written, "urn:uuid:{"))
+    if pc.all(pc.and_(*plain)).as_py() and written.equals(pc.ascii_lower(written)):
+        return written  # as SIOSE itself writes them: no need to look closer
+    bare = pc.replace_substring_regex(written, _UUID, r"urn:uuid:\1")
+    changed = pc.fill_null(pc.match_substring_regex(written, _UUID), False)
+    return pc.if_else(changed, pc.ascii_lower(bare), written)
 
 
 def numbers(values: pa.Array) -> NDArray[np.float64]:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.siose_base import SioseBase
 from pipeline.siose_rows import CoverKey, ValueRows, hashed
+from pipeline.siose_tables import identifiers
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class ValuesIndex:
         found = np.full(len(ids), -1, np.int64)
         if not len(self.hashes) or not len(ids):
             return found
-        wanted = hashed(ids, self.hash_key)
+        given = identifiers(pa.array(ids, pa.string()))
+        wanted = hashed(given.to_numpy(zero_copy_only=False), self.hash_key)
         # In the order of the hashes: else each search walks through all of the file's pages.
         order = np.argsort(wanted)
         near = np.empty(len(wanted), np.intp)
@@ -80,12 +82,15 @@ class ValuesIndex:
         near[near == len(self.hashes)] = 0
         same = (self.hashes[near] == wanted) & (ids != "")
         # A hash is a hint; the id decides.
-        there = pc.equal(
-            self.ids.take(pa.array(near[same])), pa.array(ids[same], pa.large_string())
-        )
+        there = pc.equal(self.ids.take(pa.array(near[same])), given.filter(pa.array(same)))
         same[same] = there.to_numpy(zero_copy_only=False)
         found[same] = near[same]
         return found
+
+    def hashes_of(self, ids: NDArray[np.object_]) -> NDArray[np.uint64]:
+        """Hashes of ids as the index has them, uint64, shape ``(n,)``."""
+        given = identifiers(pa.array(ids, pa.string()))
+        return hashed(given.to_numpy(zero_copy_only=False), self.hash_key)
 
     def covers(self, rows: NDArray[np.int64]) -> Covers:
         """Covers of polygons by their rows in the index; row -1 has none."""
@@ -199,6 +204,7 @@ def source_of(base: SioseBase) -> dict[str, object]:
         "columns": [
             getattr(base.table_columns, name) for name in base.table_columns.__dataclass_fields__
         ],
+        "attributes": sorted(map(list, base.attributes.items())),
         "state": [[name, s.st_size, s.st_mtime_ns] for name, s in states if s.st_size],
     }
 

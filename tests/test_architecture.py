@@ -39,6 +39,7 @@ ORDER = [
     "siose_files",
     "siose_tables",
     "siose_columns",
+    "siose_codelists",
     "siose_base",
     "siose_polygons",
     "siose_rows",

@@ -144,7 +144,7 @@ def test_the_label_serves_where_the_table_has_no_rows(written: Callable[..., Pat
         )
     )
     assert shares_of(frame) == {"a": [0.66, 0, 0.34, 0], "b": [0, 1, 0, 0], "c": [1, 0, 0, 0]}
-    assert len(odd) == 0
+    assert odd[["kind", "polygon_id"]].to_numpy().tolist() == [["no_rows", "a"], ["no_rows", "b"]]
 
 
 def test_a_label_that_disagrees_is_said_and_the_table_wins(
@@ -188,7 +188,10 @@ def test_what_nobody_interpreted_has_a_reason(
     assert shares_of(frame)["part"] == [0, 0.7, 0, 0.3]
     assert shares_of(frame)["left over"] == [0, 0, 0, 0]
     assert shares_of(frame)["unknown"] == [0, 0, 0, 1]
-    assert odd["polygon_id"].tolist() == ["left over"]
+    assert odd[["kind", "polygon_id"]].to_numpy().tolist() == [
+        ["unlabelled", "left over"],
+        ["no_rows", "unknown by label"],
+    ]
     assert "empty label and are not used, though the table has rows" in caplog.text
 
 

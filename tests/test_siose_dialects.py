@@ -355,7 +355,8 @@ def test_each_polygon_has_the_best_source_that_it_has(tmp_path: Path) -> None:
         "planted": "table",
     }
     assert odd[["kind", "polygon_id", "text"]].to_numpy().tolist() == [
-        ["disagreement", "planted", "label A(72CNFpl_28FDC) against table 70CNF_30FDC"]
+        *(["no_rows", plot.id, "no rows in T_VALORES; its label is used"] for plot in PLOTS[1:4]),
+        ["disagreement", "planted", "label A(72CNFpl_28FDC) against table 70CNF_30FDC"],
     ]
 
 
@@ -371,7 +372,14 @@ def test_without_labels_xml_comes_before_the_maximum(tmp_path: Path) -> None:
     assert found["source"].tolist() == [
         "table", "table", "maximum", "maximum", "xml", "xml", "", "xml",
     ]  # fmt: skip
-    assert odd[["kind", "polygon_id"]].to_numpy().tolist() == [["no_values", "empty"]]
+    assert odd[["kind", "polygon_id", "text"]].to_numpy().tolist() == [
+        ["no_rows", "nested", "no rows in T_VALORES; its maximum is used"],
+        ["no_rows", "deep", "no rows in T_VALORES; its maximum is used"],
+        ["no_rows", "town", "no rows in T_VALORES; its xml is used"],
+        ["no_rows", "unknown", "no rows in T_VALORES; its xml is used"],
+        ["no_values", "empty", "no covers in table or xml or maximum"],
+        ["no_rows", "planted", "no rows in T_VALORES; its xml is used"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -479,7 +487,125 @@ def test_the_codelist_of_the_base_wins(tmp_path: Path, kind: str) -> None:
     found, odd = resolved(path, classes)
     assert shares_of(found, classes) == {"table": {"reservoir": 100}, "label": {"lake": 100}}
     assert found["source"].tolist() == ["table", "label"]
+    assert odd[["kind", "polygon_id"]].to_numpy().tolist() == [["no_rows", "label"]]
+
+
+@pytest.mark.parametrize("kind", ["gpkg", "dbf"])
+def test_the_attributes_of_the_base_win(tmp_path: Path, kind: str) -> None:
+    """Classic T_VALORES has attributes by their ids, and more of them than SIOSE AR lists."""
+    classes = parse(
+        {
+            "classes": [
+                {"name": "alone", "covers": [{"cover": "EDF", "with": "ea"}], "color": "#000001"},
+                {"name": "young", "covers": [{"cover": "31*", "with": "pl"}], "color": "#000002"},
+                {"name": "river", "covers": [{"cover": "31*", "with": "fr"}], "color": "#000003"},
+                {"name": "rest", "covers": ["*"], "color": "#000004"},
+            ]
+        },
+        "test",
+    )
+    plots = [
+        dialects.Plot(name, label, "", "", {}, None)
+        for name, label in (("a", "EDFea"), ("b", "A(60CNFpl_40EDF)"), ("c", "FDPfr"))
+    ]
+    ids = {"ea": "21", "pl": "40.0", "fr": "77,31", "A": "1", "": ""}
+    values = classic_values(plots)
+    values["ATRIBUTOS"] = [ids[written] for written in values["ATRIBUTOS"]]
+    listed = pd.DataFrame(
+        {
+            "ID_ATRIBUTOS": [1, 21, 77, 31],
+            "DESCRIPCION_ATRIBUTOS": ["Asociación", "Edificio aislado", "Ribera", "Secano"],
+            "CODE_ABREVIADO": ["A", "ea", "FR", "sc"],
+            "CLASIFICACION": ["", "", "", ""],
+        }
+    )
+    if kind == "gpkg":
+        path = write_tables(
+            tmp_path / "b.gpkg", "GPKG",
+            T_POLIGONOS=polygons(plots=plots), T_VALORES=values, TC_SIOSE_ATRIBUTOS=listed,
+        )  # fmt: skip
+    else:
+        path = write_shapefile(tmp_path, polygons(plots=plots))
+        write_dbf(tmp_path, values)
+        write_dbf(tmp_path, listed, "TC_SIOSE_ATRIBUTOS")
+    found, odd = resolved(path, classes, SioseSettings(source="table"))
+    assert shares_of(found, classes) == {
+        "a": {"alone": 100},
+        "b": {"young": 60, "rest": 40},
+        "c": {"river": 100},
+    }
     assert len(odd) == 0
+
+
+def test_whole_percentages_may_miss_100_by_half_a_point_each(tmp_path: Path) -> None:
+    label = "I(55R(50MTR_50PST)_45R(50CNF_50EDF))"
+    plots = [dialects.Plot(name, label, "", "", {}, None) for name in ("whole", "exact", "more")]
+    values = classic_values(plots)
+    leaf = values["SUPERF_POR"].isin([27.5, 22.5])
+    rounded = {"whole": 0.5, "exact": 0.6, "more": 1.5}  # of four, 2, 2.4 and 6 points in all
+    values.loc[leaf, "SUPERF_POR"] += values.loc[leaf, "ID_POLYGON"].map(rounded)
+    path = classic(tmp_path, polygons(plots=plots), values)
+    found, odd = resolved(path, CLASSES, SioseSettings(off_percentages="ignore"))
+    assert shares_of(found, CLASSES)["whole"] == {
+        "scrub": 28, "grass": 28, "trees": 23, "built": 23,
+    }  # fmt: skip
+    off = odd[odd["kind"] == "percentage"]
+    assert off["text"].tolist() == [f"{label} sums to 102.4 %", f"{label} sums to 106 %"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "table"),
+    [
+        ("T_POLIGONOS_2014", "T_VALORES_2014"),
+        ("T_POLIGONOS", "T_VALORES_28"),
+        ("T_POLI_GEO_CASTELLON", "T_VALORES_CASTELLON"),
+        ("SAR_46_T_POLIGONOS_v2", "SAR_46_T_VALORES"),
+    ],
+)
+def test_names_may_go_on_with_a_year_or_a_place(tmp_path: Path, layer: str, table: str) -> None:
+    named = {layer: polygons(), table: classic_values(), "T_USOS_2014": polygons()}
+    base = siose.open_base(write_tables(tmp_path / "b.gpkg", "GPKG", **named))
+    assert base.layer == layer
+    assert base.table is not None
+    assert base.table.name == table
+
+
+def test_of_two_years_the_layer_has_the_table_of_its_own(tmp_path: Path) -> None:
+    path = write_tables(
+        tmp_path / "b.gpkg", "GPKG",
+        T_POLIGONOS_2005=polygons(), T_POLIGONOS_2014=polygons(), T_VALORES=classic_values(),
+        T_VALORES_2005=classic_values(), T_VALORES_2014=classic_values(),
+    )  # fmt: skip
+    base = siose.open_base(path, SioseSettings(layer="T_POLIGONOS_2014"))
+    assert base.table is not None
+    assert base.table.name == "T_VALORES_2014"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda number: f"urn:uuid:{number}",
+        lambda number: f"{{{number}}}".upper(),
+        lambda number: f" URN:UUID:{number} ",
+        str,
+    ],
+)
+def test_a_uuid_is_the_same_however_it_is_written(
+    tmp_path: Path, write: Callable[[str], str]
+) -> None:
+    """Access writes braces and capitals, and exports of one base are not all alike."""
+    numbers = [f"8a1f0c3e-aaaa-4bcd-9e0f-0000000000{i:02}" for i in range(len(PLOTS))]
+    plots = [
+        plot._replace(id=f"urn:uuid:{n}") for plot, n in zip(PLOTS, numbers, strict=True)
+    ]  # fmt: skip
+    values = classic_values(plots)
+    values["ID_POLYGON"] = [write(p.removeprefix("urn:uuid:")) for p in values["ID_POLYGON"]]
+    frame = polygons(plots=plots).drop(columns="SIOSE_CODE")
+    path = write_tables(tmp_path / "b.gpkg", "GPKG", T_POLIGONOS=frame, T_VALORES=values)
+    found, odd = resolved(path, CLASSES)
+    assert found["polygon_id"].tolist() == [plot.id for plot in plots]
+    assert shares_of(found, CLASSES) == {plot.id: dict(plot.shares) for plot in plots}
+    assert odd[["kind", "polygon_id"]].to_numpy().tolist() == [["no_values", plots[6].id]]
 
 
 # Layers with a column of codes
@@ -555,6 +681,25 @@ def test_an_analysts_own_codes(
     assert named == dict(zip("abcde", expected, strict=True))
     assert (found["source"] == "code").tolist() == [name != "" for name in expected]
     assert (found["reason"] == "empty_label").tolist() == [name == "" for name in expected]
+
+
+@pytest.mark.parametrize("kind", [str, int, float])
+def test_a_column_of_sioses_own_numbers(tmp_path: Path, kind: type) -> None:
+    """An analyst's layer has ids of covers as often as their labels."""
+    numbers = [AR_IDS["EDF"], AR_IDS["MTR"], AR_IDS["PST"], 777]
+    path = tmp_path / "mine.gpkg"
+    pyogrio.write_dataframe(codes([kind(n) for n in numbers], "cobertura"), path)
+    settings = SioseSettings(
+        code_column="cobertura", codelist="siose_ar", unknown_covers="ignore"
+    )  # fmt: skip
+    found, odd = resolved(path, CLASSES, settings)
+    assert shares_of(found, CLASSES) == {
+        "one": {"built": 100},
+        "two": {"scrub": 100},
+        "three": {"grass": 100},
+        "four": {"unmapped": 100},
+    }
+    assert odd[["polygon_id", "text"]].to_numpy().tolist() == [["four", "code '777'"]]
 
 
 def test_a_column_of_codes_wins_over_siose(tmp_path: Path) -> None:
