@@ -89,8 +89,8 @@ class Check:
 
     def counts(self) -> dict[str, int]:
         """Polygons that have each kind of problem, in the order of the kinds."""
-        kinds = self.problems.groupby("kind", sort=False)["polygon_id"].nunique()
-        return {str(kind): int(number) for kind, number in kinds.items()}
+        kinds = self.problems.groupby("kind", sort=False)
+        return {str(kind): _polygons_in(rows) for kind, rows in kinds}
 
     @property
     def stops(self) -> bool:
@@ -130,6 +130,7 @@ def check(
     index = index or opened(index_values(base))
     found: list[_Found] = []
     hashes: list[NDArray[np.uint64]] = []
+    count = 0
     fids: list[NDArray[np.int64]] = []
     unassigned: tuple[Cover, ...] = ()
     labels = CodelistResolver(base.codelist)
@@ -156,9 +157,9 @@ def check(
         there = polygons.ids != ""
         hashes.append(index.hashes_of(polygons.ids[there]))
         fids.append(polygons.fids[there])
+        count += len(polygons)
         advance(len(polygons))
     seen = np.concatenate([np.zeros(0, np.uint64), *hashes])
-    count = sum(map(len, fids))
     found += _repeated_ids(base, seen, np.concatenate([np.zeros(0, np.int64), *fids]), plane)
     if bounds is None:
         found += _values_alone(index, seen)
@@ -188,7 +189,7 @@ def told(check: Check, shown: int = 20) -> Iterator[str]:
         sentence = KINDS[str(kind)].sentence
         if kind == "cover" and not check.classified:
             sentence = "carry a cover that the codelist does not have"
-        yield f"{rows['polygon_id'].nunique()} polygons {sentence}:"
+        yield f"{_polygons_in(rows)} polygons {sentence}:"
         for polygon, x, y, text in zip(
             rows["polygon_id"][:shown], rows["x"], rows["y"], rows["text"], strict=False
         ):
@@ -198,6 +199,14 @@ def told(check: Check, shown: int = 20) -> Iterator[str]:
             yield f"  ... and {len(rows) - shown} more"
     if check.problems.empty:
         yield "Nothing is wrong."
+
+
+def _polygons_in(rows: geopandas.GeoDataFrame) -> int:
+    """Polygons that have problems of one kind, each maybe several."""
+    ids = rows["polygon_id"]
+    if (rows["kind"] == "duplicate").all():
+        return len(ids)  # that they share their ids is the problem
+    return int((ids == "").sum() + ids[ids != ""].nunique())
 
 
 def _coordinates(x: float, y: float, crs: pyproj.CRS) -> str:
@@ -212,10 +221,10 @@ def _repeated_ids(
     if base.columns.polygon is None:
         return
     repeated = np.flatnonzero(pd.Series(known).duplicated(keep=False))
+    times = pd.Series(known[repeated]).value_counts()
     for first in range(0, len(repeated), 5_000):
         some = fids[repeated[first : first + 5_000]]
         polygons, geometry = polygons_of(base, some, plane)
-        times = pd.Series(known[repeated]).value_counts()
         for row, name in enumerate(polygons.ids):
             number = times[known[repeated[first + row]]]
             yield _Found(

@@ -254,15 +254,16 @@ def _described(area: float, shares: tuple[float, float]) -> tuple[Kind, str]:
     within = [share >= 1 - _WHOLE for share in shares]
     ground = f"{_number(area)} m²"
     one, two = (f"{100 * share:.1f} %" for share in shares)
+    wins = "wins as the later row"
     if all(within):
-        return "identical", f"the same {ground} twice; the second wins, the first labels nothing"
+        return "identical", f"the same {ground} twice; the second {wins}, the first labels nothing"
     if within[0]:
-        text = f"the first ({ground}) lies in the second, which wins: it labels nothing"
+        text = f"the first ({ground}) lies in the second, which {wins}: it labels nothing"
         return "contained", text
     if within[1]:
-        text = f"the second ({ground}) lies in the first ({one} of it), and wins there"
+        text = f"the second ({ground}) lies in the first ({one} of it), and {wins} there"
         return "contained", text
-    return "partial", f"{ground} in common, {one} of the first, {two} of the second, which wins"
+    return "partial", f"{ground} in common, {one} of the first, {two} of the second, which {wins}"
 
 
 def _common(whole: Shapes, least_area: float) -> tuple[Rows, Rows, Shapes]:

@@ -126,6 +126,20 @@ def test_everything_is_told_at_once_in_the_order_of_its_kinds(messy: Path) -> No
     assert gap.area == pytest.approx(25, rel=2e-3)
 
 
+def test_polygons_are_counted_with_and_without_ids(tmp_path: Path) -> None:
+    parcels = [
+        Parcel(None, "EDF", square(0)),
+        Parcel(None, "CNF", square(1)),
+        pure("twice", "EDF", 101, square(2)),
+        Parcel("twice", "EDF", square(3)),
+    ]
+    found = checked(write_base(tmp_path / "b.gpkg", parcels, parcels_crs=UTM))
+    assert found.polygons == 4
+    assert found.counts() == {"no_rows": 2, "duplicate": 2}
+    said = list(told(found))
+    assert "2 polygons share their ID_POLYGON, and with it their rows of the table:" in said
+
+
 def test_problems_have_coordinates_in_the_bases_own_crs(messy: Path) -> None:
     base = siose.open_base(messy)
     found = checked(messy)

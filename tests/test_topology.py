@@ -168,10 +168,10 @@ def test_the_later_row_wins_whatever_the_overlap() -> None:
     assert [f.wins for f in found] == [1, 2, 4, 6]
     assert [f.shares for f in found] == [(0.1, 0.2), (0.04, 1.0), (1.0, 1.0), (1.0, 1 / 9)]
     assert [f.text for f in found] == [
-        "10.0 m² in common, 10.0 % of the first, 20.0 % of the second, which wins",
-        "the second (4 m²) lies in the first (4.0 % of it), and wins there",
-        "the same 100.0 m² twice; the second wins, the first labels nothing",
-        "the first (1 m²) lies in the second, which wins: it labels nothing",
+        "10.0 m² in common, 10.0 % of the first, 20.0 % of the second, which wins as the later row",
+        "the second (4 m²) lies in the first (4.0 % of it), and wins as the later row there",
+        "the same 100.0 m² twice; the second wins as the later row, the first labels nothing",
+        "the first (1 m²) lies in the second, which wins as the later row: it labels nothing",
     ]
     assert shapely.equals(found[0].geometry, box(8, 0, 10, 5))
     assert found[0].place == (9.0, 2.5)
