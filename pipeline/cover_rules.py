@@ -120,7 +120,7 @@ class RuleTable:
             cover: Id of the cover.
             group: Where the cover belongs when the rule decides.
             rule: The rule, which may be for more covers.
-            within: Ids of the composites that ``rule.within`` means.
+            within: Ids of the composites that ``rule.within`` means; none where there are none.
 
         Returns:
             The other group that has the same rule already, or None if the rule is added.
@@ -131,6 +131,8 @@ class RuleTable:
             if rule.whole:
                 self._whole[cover] = group
             return None
+        if rule.within is not None and not within:
+            return None  # never holds: the codelist lacks the composite
         new = _Conditional(
             frozenset(rule.attributes), None if rule.within is None else frozenset(within), group
         )

@@ -310,10 +310,13 @@ class Resolver:
         """Refuse classes that can gather nothing; an open list may be empty, and says nothing."""
         name, lists = self.codelist.name, self.nomenclature.codelists
         if "" not in lists and name.lower() not in lists:
+            remedy = f"Add `{name}: [...]` under the `covers` of its classes."
+            if self.codelist.open:
+                remedy += f" Or say what the codes are: `siose.codelist: {lists[-1]}`."
             raise SettingsError(
                 f"The nomenclature has no covers for the codelist {name!r}.",
                 [f"it has lists for {', '.join(lists)}"],
-                f"Add `{name}: [...]` under the `covers` of its classes.",
+                remedy,
             )
         gathered = any(group.number is not None for group in self._table.groups())
         if not gathered and not self.codelist.open:

@@ -280,6 +280,15 @@ def test_a_plain_entry_of_another_built_in_codelist_does_not_apply() -> None:
     assert classic.class_of(300, within=[DHS]) == 0
 
 
+def test_composites_that_a_codelist_lacks_are_not_the_same_one() -> None:
+    """SIOSE AR has neither DHS nor UDS: both entries are for other bases."""
+    text = classes("EDF, {cover: PST, within: DHS}", "AGU, {cover: PST, within: UDS}")
+    modern = nomenclature(text).resolver(built_in("siose_ar"))
+    assert not modern.is_mapped(PST)
+    classic = nomenclature(text.replace("AGU", "ACU")).resolver(built_in("siose_classic"))
+    assert [classic.class_of(PST, within=[i]) for i in (DHS, UDS)] == [0, 1]
+
+
 def test_lists_by_codelist_apply_to_theirs_alone() -> None:
     text = """
     classes:
@@ -311,8 +320,12 @@ def test_a_file_without_a_list_for_the_codelist_at_hand_is_refused() -> None:
         "  it has lists for siose_ar\n"
         "Add `corine: [...]` under the `covers` of its classes."
     )
-    with pytest.raises(SettingsError, match="no covers for the codelist 'mine'"):
+    with pytest.raises(SettingsError, match="no covers for the codelist 'mine'") as caught:
         nomenclature(text).resolver(Codelist("mine", (), open=True))
+    assert caught.value.remedy == (
+        "Add `mine: [...]` under the `covers` of its classes. "
+        "Or say what the codes are: `siose.codelist: siose_ar`."
+    )
 
 
 def test_classes_that_gather_nothing_at_hand_are_refused_unless_the_list_is_open() -> None:
