@@ -133,7 +133,7 @@ def open_base(path: Path, settings: SioseSettings | None = None) -> SioseBase:
     values, value_columns = (None, None)
     if not settings.code_column:
         values, value_columns = values_table(path, layer, columns, tables, settings)
-    sources = _sources(path, layer, columns, values, settings)
+    sources = _sources(path, layer, columns, tables, settings)
     name = _dialect(columns, value_columns, settings)
     own = () if settings.code_column else own_covers(path, tables)
     known = name in BUILT_IN
@@ -266,14 +266,14 @@ def _sources(
     path: Path,
     layer: str,
     columns: PolygonColumns,
-    values: Table | None,
+    tables: Iterable[Table],
     settings: SioseSettings,
 ) -> tuple[str, ...]:
     """What shares come from, best first."""
     if columns.code:
         return ("code",)
     there = {
-        "table": values is not None,
+        "table": any(is_named(table.name, "T_VALORES") for table in tables),
         "label": columns.label is not None,
         "xml": columns.xml is not None,
         "maximum": columns.maximum is not None,
@@ -299,7 +299,7 @@ def _sources(
     others = [name for name in SOURCES if there[name]]
     raise SettingsError(
         f"siose.source: {settings.source} needs {needed[settings.source]}, and {path} has none.",
-        [f"it has: {', '.join(others) or 'no table'}"],
+        [f"it has: {', '.join(others) or 'none of them'}"],
         "Choose one of these, or auto.",
     )
 

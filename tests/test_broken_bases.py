@@ -368,7 +368,7 @@ def forced_label_that_is_not_there(folder: Path) -> Opened:
     return Opened(good(folder, T_POLIGONOS=frame), SioseSettings(source="label"))
 
 
-@broken("siose.source: xml needs a column SIOSE_XML", "it has: label", error=SettingsError)
+@broken("siose.source: xml needs a column SIOSE_XML", "it has: table, label", error=SettingsError)
 def forced_xml_that_is_not_there(folder: Path) -> Opened:
     return Opened(good(folder), SioseSettings(source="xml"))
 
