@@ -405,6 +405,33 @@ class RasterWriter:
         return _unwritten(self._draft, self._grid, error)
 
 
+def write_header(
+    draft: Path,
+    grid: PixelGrid,
+    dtype: str,
+    nodata: int,
+    colors: Sequence[str],
+    tags: Mapping[str, str],
+) -> None:
+    """Write a tiled one-band raster, compressed with ZSTD, without any of its blocks.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    try:
+        with rasterio.open(
+            draft, "w", driver="GTiff", width=grid.width, height=grid.height, count=1,
+            dtype=dtype, nodata=nodata, crs=CRS.from_string(grid.crs),
+            transform=Affine(*grid.geotransform), tiled=True, blockxsize=BLOCK,
+            blockysize=BLOCK, compress="zstd", bigtiff="yes", sparse_ok="true",
+        ) as target:  # fmt: skip
+            if colors:
+                target.write_colormap(1, palette(colors))
+            target.update_tags(**tags)
+    except _GDAL_ERRORS as error:
+        raise _unwritten(draft, grid, error) from error
+
+
 def write_cog(source: Path, draft: Path, overviews: str) -> None:
     """Write a tiled raster anew as a cloud-optimised GeoTIFF with overviews and statistics.
 

@@ -9,22 +9,19 @@ burns the same pixels as the whole sheet.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pyproj
-import shapely
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio import features
+from PIL import Image
 
 from pipeline.config import LabelSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
-from pipeline.nomenclature import IGNORE
+from pipeline.nomenclature import IGNORE, MOST_CLASSES
+from pipeline.scanline import Outlines
 from pipeline.siose import OFF_PERCENT, Proportions
 
 REASONS = (
@@ -40,15 +37,13 @@ REASONS = (
 )
 """Why a pixel has no class, in the order in which reasons are given: the first one counts."""
 
+_MASKED = MOST_CLASSES  # codes from here on are reasons, in their order
+
 _EXACT = 1e-9  # shares are sums of percentages: 0.7 + 0.2 + 0.1 is not 1.0
 
 _SLACK = 1e-6  # of a pixel: 1.1 m are 11 pixels of 0.1 m, and 1.1 / 0.1 is a little more
 
 _STEP = 2.0**-30  # of a pixel; a coordinate of 2**22 pixels still has as many bits below the point
-
-# rasterio silences a warning of its own by changing the filters of the process, and two threads
-# that do so leave it loud. Nothing is lost: it holds the interpreter's lock while it burns.
-_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,18 +52,27 @@ class LabelShapes:
 
     Attributes:
         grid: The sheet's grid.
-        geometry: Polygons in pixel coordinates: x = column, y = -row, shape ``(n,)``.
-        tree: Spatial index of ``geometry``.
+        outlines: Their edges in pixel coordinates.
         classes: Class of the polygon in row ``i`` (from 1; row 0 is no polygon), uint8,
             shape ``(n + 1,)``.
         reasons: Position in :data:`REASONS` of why it has none, or 255, uint8, shape ``(n + 1,)``.
     """
 
     grid: PixelGrid
-    geometry: NDArray[np.object_]
-    tree: shapely.STRtree
+    outlines: Outlines
     classes: NDArray[np.uint8]
     reasons: NDArray[np.uint8]
+
+    @cached_property
+    def rows(self) -> NDArray[np.uint32]:
+        """Row of each polygon, 0 for none, uint32, shape ``(n + 1,)``."""
+        return np.arange(len(self.classes), dtype=np.uint32)
+
+    @cached_property
+    def codes(self) -> NDArray[np.uint8]:
+        """Class of each polygon, or 240 and more: why it has none, uint8, shape ``(n + 1,)``."""
+        masked = (_MASKED + self.reasons.astype(np.int64)).clip(max=IGNORE)
+        return np.where(self.reasons == 255, self.classes, masked).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -136,26 +140,25 @@ def polygon_classes(
 
 def label_shapes(proportions: Proportions, grid: PixelGrid, settings: LabelSettings) -> LabelShapes:
     """Prepare the polygons of a sheet."""
-
-    def pixel_coordinates(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        columns = (points[:, 0] - grid.left) / grid.pixel_width
-        rows = (points[:, 1] - grid.top) / grid.pixel_height
-        snapped = np.round(np.column_stack([columns, rows]) / _STEP)
-        # Half a step off the centres: GDAL gives an edge that lies on a row of centres to the
-        # polygons on both sides. Now the southern one has it, as the eastern one has across.
-        snapped[:, 1] += 0.5
-        return np.asarray(snapped * _STEP)
-
-    geometry = np.asarray(shapely.transform(proportions.geometry, pixel_coordinates))
     classes, reasons = polygon_classes(proportions, settings)
     none = REASONS.index("no_polygon")
     return LabelShapes(
         grid,
-        geometry,
-        shapely.STRtree(geometry),
+        Outlines.of(proportions.geometry, lambda points: pixel_coordinates(points, grid)),
         np.concatenate([[IGNORE], classes]).astype(np.uint8),
         np.concatenate([[none], reasons]).astype(np.uint8),
     )
+
+
+def pixel_coordinates(points: NDArray[np.float64], grid: PixelGrid) -> NDArray[np.float64]:
+    """Points in the sheet's pixels: column and row, down from the top, shape ``(n, 2)``."""
+    columns = (points[:, 0] - grid.left) / grid.pixel_width
+    rows = (points[:, 1] - grid.top) / grid.pixel_height
+    snapped = np.round(np.column_stack([columns, rows]) / _STEP)
+    # Half a step off the centres: an edge that lies on a row of centres would belong to the
+    # polygons on both sides. Now the southern one has it, as the eastern one has across.
+    snapped[:, 1] = -(snapped[:, 1] + 0.5)
+    return np.asarray(snapped * _STEP)
 
 
 def burn(shapes: LabelShapes, window: Window) -> NDArray[np.uint32]:
@@ -167,69 +170,7 @@ def burn(shapes: LabelShapes, window: Window) -> NDArray[np.uint32]:
     Returns:
         uint32, shape ``(rows, cols)``; 0 where no polygon is.
     """
-    box = shapely.box(window.col, -window.bottom, window.right, -window.row)
-    touching = np.sort(shapes.tree.query(box))
-    outlines = list(_outlines(shapes.geometry[touching], touching + 1, window))
-    burnt = np.zeros((window.height, window.width), np.uint32)
-    if outlines:
-        with _one_at_a_time:
-            features.rasterize(
-                outlines, out=burnt, transform=Affine(1, 0, window.col, 0, -1, -window.row)
-            )
-    return burnt
-
-
-def _outlines(
-    geometry: NDArray[np.object_], values: NDArray[np.int64], window: Window
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Polygons as GeoJSON with the vertices that matter to a window, and their value to burn.
-
-    A run of vertices beyond one side of the window is cut down to its ends: the edges that cross
-    the window stay as they are, so the pixels do too. GDAL looks at every edge of a polygon on
-    every row of pixels, and a road network has 100 000 of them.
-    """
-    if not len(geometry):
-        return
-    _, points, offsets = shapely.to_ragged_array(geometry, include_z=False)
-    ring_ends, polygon_ends = offsets[0], offsets[1].tolist()
-    rings = len(ring_ends) - 1
-    ring = np.repeat(np.arange(rings), np.diff(ring_ends))
-    kept = _kept(points, ring_ends, window)
-    length = np.bincount(ring[kept], minlength=rings)
-    # A ring that lies beyond one side is its two ends now, and has no pixel in the window.
-    kept &= (length > 2)[ring]
-    length[length <= 2] = 0
-    ends = np.concatenate([[0], np.cumsum(length)]).tolist()
-    vertices = list(zip(points[kept, 0].tolist(), points[kept, 1].tolist(), strict=True))
-    multi = offsets[2].tolist() if len(offsets) > 2 else range(len(geometry) + 1)
-    for row, value in enumerate(values.tolist()):
-        polygons = []
-        for part in range(multi[row], multi[row + 1]):
-            first, last = polygon_ends[part], polygon_ends[part + 1]
-            found = [vertices[ends[i] : ends[i + 1]] for i in range(first, last)]
-            if found[0]:
-                polygons.append([outline for outline in found if outline])
-        if polygons:
-            yield {"type": "MultiPolygon", "coordinates": polygons}, value
-
-
-def _kept(
-    points: NDArray[np.float64], ring_ends: NDArray[np.signedinteger], window: Window
-) -> NDArray[np.bool_]:
-    """Vertices that are not, with both neighbours, beyond the same side of the window."""
-    x, y = points[:, 0], points[:, 1]
-    side = np.zeros(len(points), np.int8)
-    # One side each, also in the corners: a run along two sides would be cut across the window.
-    for number, beyond in enumerate(
-        (x < window.col - 1, x > window.right + 1, y > 1 - window.row, y < -1 - window.bottom), 1
-    ):
-        side[beyond & (side == 0)] = number
-    kept: NDArray[np.bool_] = side == 0
-    kept[1:] |= side[1:] != side[:-1]
-    kept[:-1] |= side[1:] != side[:-1]
-    kept[ring_ends[:-1]] = True
-    kept[ring_ends[1:] - 1] = True
-    return kept
+    return np.asarray(shapes.outlines.runs(window).painted(shapes.rows))
 
 
 def outline_margin(settings: LabelSettings, grid: PixelGrid, tolerance_m: float) -> tuple[int, int]:
@@ -292,21 +233,28 @@ def label_window(
     """
     around = window.grown(max(margin)).intersection(shapes.grid.window)
     assert around is not None
-    index = burn(shapes, around)
+    runs = shapes.outlines.runs(around)
+    index = runs.painted(shapes.rows)
+    if not any(margin) and runs.apart and valid.all():
+        # Runs say it all: no pixel differs from the others of its polygon.
+        label, counts = runs.painted(shapes.classes), runs.counts(shapes.codes)
+        return LabelledWindow(label, index, *_parted(counts, classes))
     inside = window.slices(around)
     polygons = np.ascontiguousarray(index[inside])
-    label = shapes.classes[polygons]
-    reasons = shapes.reasons[polygons]
-    outline = near_outline(index, margin)[inside]
-    reasons[outline & (reasons == 255)] = REASONS.index("boundary")
-    reasons[~valid] = REASONS.index("orthophoto_nodata")
-    label[reasons != 255] = IGNORE
-    return LabelledWindow(
-        label,
-        polygons,
-        np.bincount(label[label != IGNORE], minlength=classes).astype(np.int64),
-        np.bincount(reasons[reasons != 255], minlength=len(REASONS)).astype(np.int64),
-    )
+    # One byte a pixel says both the class and why there is none: it is looked up once.
+    codes = shapes.codes.take(polygons)
+    if any(margin):
+        outline = near_outline(index, margin)[inside]
+        codes[outline & (codes < _MASKED)] = _MASKED + REASONS.index("boundary")
+    codes[~valid] = _MASKED + REASONS.index("orthophoto_nodata")
+    counts = np.array(Image.fromarray(codes).histogram(), np.int64)
+    label = np.where(codes < _MASKED, codes, np.uint8(IGNORE))
+    return LabelledWindow(label, polygons, *_parted(counts, classes))
+
+
+def _parted(counts: NDArray[np.int64], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels of each class, and of each reason why there is none, from those of each code."""
+    return counts[:classes], counts[_MASKED : _MASKED + len(REASONS)]
 
 
 def near_outline(index: NDArray[np.uint32], margin: tuple[int, int]) -> NDArray[np.bool_]:

@@ -61,6 +61,9 @@ __all__ = [
 IGNORE = 255
 """Class id of pixels without a usable label: in rasters, losses and matrices alike."""
 
+MOST_CLASSES = 240
+"""So many classes a nomenclature may have: ids from there on are kept for what is masked."""
+
 
 @dataclass(frozen=True)
 class TrainingClass:
@@ -374,8 +377,8 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
             )
         covers = parse_entries(entry.get("covers"), f"{where}.covers", mistakes)
         classes.append(TrainingClass(name, covers, color.upper()))
-    if len(classes) > IGNORE:
-        mistakes.append(f"classes: {len(classes)} are too many; ids run from 0 to {IGNORE - 1}")
+    if len(classes) > MOST_CLASSES:
+        mistakes.append(f"classes: {len(classes)} are too many; {MOST_CLASSES} are the most")
     if len(classes) == 1:
         mistakes.append("classes: one class alone leaves nothing to tell apart; name at least two")
     ignored: tuple[Entry, ...] = ()

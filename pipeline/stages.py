@@ -31,6 +31,7 @@ from pipeline import (
     styles,
     tiling,
 )
+from pipeline.block_raster import BlockRaster, EncodedWindow
 from pipeline.config import Settings
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, SettingsError
@@ -207,23 +208,34 @@ def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
     with (
         published(*outputs) as (draft, index_draft, counts_draft, *side_drafts),
         geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
-        geotiff.RasterWriter(
+        BlockRaster(
             draft, grid, "uint8", IGNORE, classes.colors, {NOMENCLATURE_TAG: classes.fingerprint}
         ) as raster,
-        geotiff.RasterWriter(index_draft, grid, "uint32", 0) as index,
+        BlockRaster(index_draft, grid, "uint32", 0) as index,
         progress.track(f"labels of sheet {sheet}", grid.window.pixels // 10**6, "Mpx") as advance,
     ):
 
-        def labelled(window: Window) -> labels.LabelledWindow:
+        def labelled(
+            window: Window,
+        ) -> tuple[EncodedWindow, EncodedWindow, NDArray[np.int64], NDArray[np.int64]]:
             valid = source.valid(window)
-            return labels.label_window(shapes, window, valid, margin, len(classes))
+            found = labels.label_window(shapes, window, valid, margin, len(classes))
+            # Compressed here, in the thread that has the pixels: the writer appends bytes.
+            return (
+                raster.encode(window, found.label),
+                index.encode(window, found.polygons),
+                found.class_pixels,
+                found.masked_pixels,
+            )
 
         pixels = 0
-        for window, result in ordered(labelled, grid.blocks(WINDOW), threads):
-            raster.write(window, result.label)
-            index.write(window, result.polygons)
-            class_pixels += result.class_pixels
-            masked_pixels += result.masked_pixels
+        for window, (label, polygons, of_class, masked) in ordered(
+            labelled, grid.blocks(WINDOW), threads
+        ):
+            raster.put(label)
+            index.put(polygons)
+            class_pixels += of_class
+            masked_pixels += masked
             advance((pixels + window.pixels) // 10**6 - pixels // 10**6)
             pixels += window.pixels
         counts = {

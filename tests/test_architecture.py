@@ -31,6 +31,7 @@ ORDER = [
     "numerals",
     "styles",
     "geotiff",
+    "block_raster",
     "geopackage",
     "rotulo",
     "siose_xml",
@@ -47,6 +48,7 @@ ORDER = [
     "siose_covers",
     "siose_problems",
     "siose",
+    "scanline",
     "labels",
     "siose_summary",
     "siose_check",
@@ -75,11 +77,12 @@ ORDER = [
 
 # Only these open the library; the demo makes inputs and stands beside the data path.
 HOMES = {
-    "rasterio": {"geotiff", "labels", "demo", "cli"},
+    "rasterio": {"geotiff", "demo", "cli"},
     "geopandas": {"geopackage", "siose_problems", "siose", "siose_check", "demo"},
     "pyogrio": {"siose_files", "siose_tables", "siose_base", "siose_polygons", "demo"},
     "sqlite3": {"siose_tables", "geopackage", "demo"},
     "defusedxml": {"siose_xml"},
+    "tifffile": {"block_raster"},
     "lmdb": {"shards"},
     "dask": {"parallel"},
     "matplotlib": {"figures"},

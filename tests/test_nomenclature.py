@@ -11,7 +11,7 @@ from pipeline.codelists import BUILT_IN, Codelist, Cover, built_in, completed
 from pipeline.cover_rules import CoverRule
 from pipeline.errors import SettingsError
 from pipeline.nomenclature import (
-    IGNORE,
+    MOST_CLASSES,
     Nomenclature,
     Resolver,
     TrainingClass,
@@ -94,19 +94,19 @@ def test_classes_are_a_list(content: dict[str, Any]) -> None:
         parse(content, "classes.yaml")
 
 
-def test_one_class_is_too_few_and_256_too_many() -> None:
+def test_one_class_is_too_few_and_241_too_many() -> None:
     one = "classes: [{name: a, covers: [EDF], color: '#ff0000'}]"
     assert mistakes(one) == [
         "classes: one class alone leaves nothing to tell apart; name at least two"
     ]
     many = {
         "classes": [
-            {"name": f"c{i}", "covers": [i], "color": "#000000"} for i in range(IGNORE + 1)
+            {"name": f"c{i}", "covers": [i], "color": "#000000"} for i in range(MOST_CLASSES + 1)
         ]
     }  # fmt: skip
-    with pytest.raises(SettingsError, match="256 are too many; ids run from 0 to 254"):
+    with pytest.raises(SettingsError, match="241 are too many; 240 are the most"):
         parse(many, "classes.yaml")
-    assert len(parse({"classes": many["classes"][:IGNORE]}, "classes.yaml")) == 255
+    assert len(parse({"classes": many["classes"][:MOST_CLASSES]}, "classes.yaml")) == 240
 
 
 def test_aliases_are_labels_whatever_their_case_and_spaces() -> None:
