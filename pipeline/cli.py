@@ -23,7 +23,8 @@ import typer
 from rich.table import Table
 
 from pipeline import __version__, config, geotiff, progress
-from pipeline.errors import InputError, OutputError, TeselaError
+from pipeline.errors import InputError, OutputError, SettingsError, TeselaError
+from pipeline.sheets import siose_files
 
 if TYPE_CHECKING:
     from pipeline.nomenclature import Nomenclature
@@ -243,14 +244,15 @@ def siose_check(
     from pipeline import siose_check as checking
     from pipeline.publication import published
 
+    target = out or Path(f"{base.stem}.problems.gpkg")
+    _keep_apart(target, base)
     settings, opened, classes = _opened(base, nomenclature, source, layer, code_column, codelist)
     limits = checking.CheckLimits(overlap, sliver, gap)
     count = 2 * siose.polygon_count(opened)
-    with progress.track(f"check of {base.name}", count, "polygons") as advance:
+    with progress.track(f"check of {base.name}", count, "checks of polygons") as advance:
         found = checking.check(opened, settings, classes, limits, threads=threads, advance=advance)
     for line in checking.told(found):
         print(line)
-    target = out or Path(f"{base.stem}.problems.gpkg")
     if found.problems.empty:
         target.unlink(missing_ok=True)
         return
@@ -282,6 +284,8 @@ def siose_summary(
     from pipeline import siose_summary as summing
     from pipeline.publication import write_text
 
+    if out is not None:
+        _keep_apart(out, base)
     settings, opened, classes = _opened(base, nomenclature, source, layer, code_column, codelist)
     given = {"composite": composite, "min_share": min_share, "min_margin": min_margin}
     labels = config.section(config.LabelSettings, given, "command line")
@@ -394,6 +398,14 @@ def _opened(
     if classes is not None:
         chosen = nomenclature.parse(config.read_yaml(classes), str(classes))
     return settings, siose.open_base(path, settings), chosen
+
+
+def _keep_apart(out: Path, base: Path) -> None:
+    """Refuse a result in the place of the base or of a table that belongs to it."""
+    if out.resolve() in {file.resolve() for file in siose_files(base)}:
+        raise SettingsError(
+            f"--out: {out} belongs to the base itself.", remedy="Name another file."
+        )
 
 
 def _say(message: str) -> None:

@@ -438,6 +438,12 @@ def _contradictions(settings: Settings) -> list[str]:
     wrong = []
     if siose.source == "code" and not siose.code_column:
         wrong.append("siose.code_column: names the column that siose.source: code reads")
+    if settings.labels.boundary_m == "source" and siose.code_column:
+        known = {"corine", "siose_ar", "siose_classic"}
+        if siose.codelist not in known:
+            wrong.append(
+                "labels.boundary_m: source needs a base whose tolerance is known; write metres"
+            )
     if siose.code_column and siose.source not in ("auto", "code"):
         wrong.append(f"siose.source: {siose.source} does not read siose.code_column; remove one")
     if tiling.split == "blocks" and tiling.block_px < tiling.tile_px:

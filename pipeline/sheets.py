@@ -139,7 +139,7 @@ def siose_files(path: Path) -> list[Path]:
         if file.stem == path.stem
         or (
             file.suffix.lower() in (".dbf", ".csv", ".txt")
-            and file.stem.upper().endswith(("T_VALORES", "_COBERTURAS"))
+            and re.search(r"(T_VALORES|_COBERTURAS|_ATRIBUTOS)(_|$)", file.stem.upper())
         )
     ]
     return [path, *(file for file in beside if file != path and file.is_file())]

@@ -152,7 +152,12 @@ def check(
             )
         for sliver in topology.slivers(shapes.geometry, width):
             found.append(
-                _Found("sliver", polygons.ids[sliver.rows[0]], sliver.text, sliver.geometry)
+                _Found(
+                    "sliver",
+                    polygons.ids[sliver.rows[0]],
+                    f"{sliver.text}; less than {width:g} m",
+                    sliver.geometry,
+                )
             )
         there = polygons.ids != ""
         hashes.append(index.hashes_of(polygons.ids[there]))

@@ -64,8 +64,8 @@ class CoverKey:
 class ValueRows:
     """All rows of a values table, those of one polygon together, in the table's order.
 
-    About 50 bytes a row, and three copies of each id at most: the seven million rows of all of
-    Spain take some 1.2 GB, and a province's 50 MB.
+    About 50 bytes a row, and three copies of each id at most: seven million rows take some
+    1.2 GB, and a province's 50 MB.
     """
 
     def __init__(self, base: SioseBase) -> None:

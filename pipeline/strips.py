@@ -68,16 +68,18 @@ def cut(windows: Sequence[Window], sources: Sources) -> Iterator[tuple[Tile, NDA
     image, valid = sources.image(strip), sources.valid(strip)
     classes, polygons = sources.label(strip), sources.polygons(strip)
     # One value for what is not there: a sheet's own nodata value would be a texture to learn.
-    image = np.where(valid, image, np.uint8(0))
-    beyond = [(0, whole.height - strip.height), (0, whole.width - strip.width)]
-    image = np.pad(image, [(0, 0), *beyond])
-    valid = np.pad(valid, beyond)
-    classes = np.pad(classes, beyond, constant_values=IGNORE)
-    polygons = np.pad(polygons, beyond)
+    if not valid.all():
+        image = np.where(valid, image, np.uint8(0))
+    if strip != whole:
+        beyond = [(0, whole.height - strip.height), (0, whole.width - strip.width)]
+        image = np.pad(image, [(0, 0), *beyond])
+        valid = np.pad(valid, beyond)
+        classes = np.pad(classes, beyond, constant_values=IGNORE)
+        polygons = np.pad(polygons, beyond)
     for window in windows:
         part = window.slices(whole)
         inside = np.ascontiguousarray(polygons[part])
-        rows = np.unique(inside)
+        rows = _different(inside)
         rows = rows[rows > 0]
         tile = Tile(
             np.ascontiguousarray(image[(slice(None), *part)]),
@@ -87,3 +89,13 @@ def cut(windows: Sequence[Window], sources: Sources) -> Iterator[tuple[Tile, NDA
             sources.shares[rows],
         )
         yield tile, valid[part]
+
+
+def _different(rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The different values of an array, ascending; without sorting its pixels."""
+    low, high = int(rows.min()), int(rows.max())
+    if high - low > rows.size:
+        return np.unique(rows)
+    there = np.zeros(high - low + 1, bool)
+    there[rows - np.uint32(low)] = True
+    return (np.flatnonzero(there) + low).astype(np.uint32)

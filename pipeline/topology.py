@@ -36,7 +36,7 @@ from pipeline.mending import (
 Bounds = tuple[float, float, float, float]
 Kind = Literal[
     "missing", "empty", "not_polygonal", "not_finite", "invalid",
-    "identical", "contained", "partial", "duplicate", "sliver", "gap",
+    "identical", "contained", "partial", "sliver", "gap",
 ]  # fmt: skip
 
 _WHOLE = 1e-6  # of a polygon's area: reprojection leaves that much of an identical one uncovered
@@ -50,7 +50,7 @@ class Finding:
     Attributes:
         kind: What it is.
         rows: Rows of the polygons it is about, ascending.
-        measure: Area of an overlap, a duplicate or a gap; width of a sliver; else NaN.
+        measure: Area of an overlap or a gap; width of a sliver; else NaN.
         geometry: Where it is: the common part, the gap, the sliver, the point of an invalid
             outline; None where there is no place.
         text: What an analyst reads; "first" and "second" are in the order of ``rows``.
@@ -125,32 +125,6 @@ def overlaps(shapes: Shapes, least_area: float) -> list[Overlap]:
             shares = area / float(areas[i]), area / float(areas[j])
             kind, text = _described(area, shares)
             found.append(Overlap(kind, (i, j), area, ground, text, shares))
-    return found
-
-
-def duplicate_shapes(shapes: Shapes) -> list[Finding]:
-    """Groups of polygons with exactly the same outline, wherever it starts, whichever way it turns.
-
-    Returns:
-        One finding a group, by its first row; ``measure`` is the area of one of them.
-    """
-    whole = mended(shapes)
-    there = np.flatnonzero(~shapely.is_empty(whole))
-    # Few polygons have the box of another: only those are compared vertex by vertex.
-    _, box, boxes = np.unique(
-        shapely.bounds(whole[there]), axis=0, return_inverse=True, return_counts=True
-    )
-    groups: dict[bytes, list[int]] = {}
-    for row in there[boxes[box.reshape(-1)] > 1].tolist():
-        # + 0.0: minus zero equals zero, but has other bytes.
-        outline = shapely.transform(shapely.normalize(whole[row]), lambda points: points + 0.0)
-        groups.setdefault(shapely.to_wkb(outline), []).append(row)
-    found = []
-    for rows in groups.values():
-        if len(rows) > 1:
-            area = float(shapely.area(whole[rows[0]]))
-            text = f"{len(rows)} polygons have the same outline ({_number(area)} m²); the last wins"
-            found.append(Finding("duplicate", tuple(rows), area, whole[rows[0]], text))
     return found
 
 

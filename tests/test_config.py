@@ -423,3 +423,12 @@ def test_a_folder_that_may_not_be_looked_into_is_left_to_whoever_opens_it(
 
     monkeypatch.setattr(Path, "exists", refuse)
     assert config.find(Path("a.tif"), [folder]) == Path("a.tif")
+
+
+def test_a_tolerance_that_nothing_is_known_of_is_told_before_the_run() -> None:
+    own = {"labels": {"boundary_m": "source"}, "siose": {"code_column": "CODE"}}
+    with pytest.raises(SettingsError, match="boundary_m: source needs a base whose tolerance"):
+        config.from_mapping(own, "own.yaml")
+    corine = {**own, "siose": {"code_column": "CODE_18", "codelist": "corine"}}
+    with pytest.raises(SettingsError, match="cannot be found"):  # only the files are missing
+        config.from_mapping(corine, "corine.yaml")

@@ -297,3 +297,14 @@ def test_a_mistake_on_the_command_line_is_one_message(tmp_path: Path) -> None:
     path = write_base(tmp_path / "b.gpkg", SIMPLE, UTM, parcels_crs=UTM)
     answer = CliRunner().invoke(cli.app, ["siose-summary", str(path), "--source", "tabel"])
     assert "source: is one of 'auto', 'table'" in str(answer.exception)
+
+
+@pytest.mark.parametrize("command", ["siose-check", "siose-summary"])
+def test_a_result_never_takes_the_place_of_the_base(tmp_path: Path, command: str) -> None:
+    path = write_base(tmp_path / "b.gpkg", SIMPLE, UTM, parcels_crs=UTM)
+    before = path.read_bytes()
+    (tmp_path / "link.gpkg").symlink_to(path)
+    for out in (path, tmp_path / "link.gpkg"):
+        answer = CliRunner().invoke(cli.app, [command, str(path), "--out", str(out)])
+        assert "belongs to the base itself" in str(answer.exception)
+    assert path.read_bytes() == before

@@ -25,7 +25,6 @@ from pipeline import mending
 from pipeline.mending import mended
 from pipeline.topology import (
     Finding,
-    duplicate_shapes,
     gaps,
     invalid,
     overlaps,
@@ -288,33 +287,6 @@ def test_overlays_that_geos_fails_at_are_done_in_rounded_coordinates(
 # --- duplicates
 
 
-def test_outlines_are_the_same_wherever_they_start_and_however_they_turn() -> None:
-    square = box(0, 0, 4, 4)
-    hole = Polygon(square.exterior, [[(1, 1), (2, 1), (2, 2)], [(3, 3), (3.5, 3), (3, 3.5)]])
-    shapes = array(
-        square,
-        hole,
-        Polygon([(4, 4), (0, 4), (0, 0), (4, 0)]),
-        Polygon([(0, 0), (0, 4), (4, 4), (4, 0)][::-1]),
-        Polygon([(0, 0), (2, 0), (4, 0), (4, 4), (0, 4)]),  # the same ground, one vertex more
-        Polygon(square.exterior, [ring.coords[::-1] for ring in reversed(hole.interiors)]),
-        box(1, 1, 4, 4),
-        Polygon([(-0.0, 0), (4, 0), (4, 4), (-0.0, 4)]),
-        None,
-        None,
-    )
-    found = duplicate_shapes(shapes)
-    assert kinds(found) == [("duplicate", (0, 2, 3, 7)), ("duplicate", (1, 5))]
-    assert [f.measure for f in found] == [16.0, 15.375]
-    assert found[0].text == "4 polygons have the same outline (16.0 m²); the last wins"
-    assert ("identical", (0, 4)) in kinds(overlaps(shapes, 1.0))
-
-
-def test_no_shape_is_no_duplicate() -> None:
-    assert duplicate_shapes(array()) == []
-    assert duplicate_shapes(array(None, None, Polygon(), Polygon())) == []
-
-
 # --- slivers
 
 
@@ -522,7 +494,6 @@ def test_no_shape_makes_a_check_fail(shapes: list[shapely.Geometry | None]) -> N
     for f in [
         *invalid(given),
         *overlaps(given, 0.01),
-        *duplicate_shapes(given),
         *slivers(given, 1.0),
         *gaps(given, 0.01, 10.0),
     ]:
