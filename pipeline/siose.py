@@ -257,7 +257,11 @@ def _touching(
     base: SioseBase, polygons: Attributes, shapes: Shapes, bounds: Bounds, box: Bounds
 ) -> NDArray[np.bool_]:
     """Which polygons touch the sheet."""
-    near = shapely.intersects(shapes.geometry, shapely.box(*box))
+    left, bottom, right, top = shapely.bounds(shapes.geometry).T
+    near = (left >= box[0]) & (bottom >= box[1]) & (right <= box[2]) & (top <= box[3])
+    # Most lie wholly on the sheet; only the others are looked at vertex by vertex.
+    rim = np.flatnonzero(~near)
+    near[rim] = shapely.intersects(shapes.geometry[rim], shapely.box(*box))
     if not near.any():
         held = total_bounds(base)
         raise InputError(

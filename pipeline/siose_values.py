@@ -75,16 +75,16 @@ class ValuesIndex:
             return found
         given = identifiers(pa.array(ids, pa.string()))
         wanted = hashed(given.to_numpy(zero_copy_only=False), self.hash_key)
-        # In the order of the hashes: else each search walks through all of the file's pages.
+        # In the order of the hashes: else each id walks through all of the file's pages.
         order = np.argsort(wanted)
-        near = np.empty(len(wanted), np.intp)
-        near[order] = np.searchsorted(self.hashes, wanted[order])
+        near = np.searchsorted(self.hashes, wanted[order])
         near[near == len(self.hashes)] = 0
-        same = (self.hashes[near] == wanted) & (ids != "")
+        same = self.hashes[near] == wanted[order]
+        near, order = near[same], order[same]
         # A hash is a hint; the id decides.
-        there = pc.equal(self.ids.take(pa.array(near[same])), given.filter(pa.array(same)))
-        same[same] = there.to_numpy(zero_copy_only=False)
-        found[same] = near[same]
+        there = pc.equal(self.ids.take(pa.array(near)), given.take(pa.array(order)))
+        there = there.to_numpy(zero_copy_only=False) & (ids[order] != "")
+        found[order[there]] = near[there]
         return found
 
     def hashes_of(self, ids: NDArray[np.object_]) -> NDArray[np.uint64]:
