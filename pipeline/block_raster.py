@@ -18,9 +18,8 @@ import tifffile
 import zstandard
 from numpy.typing import NDArray
 
-from pipeline.geotiff import BLOCK, write_header
+from pipeline.geotiff import BLOCK, check_fits, write_header
 from pipeline.grid import PixelGrid, Window
-from pipeline.publication import unwritable
 
 _LEVEL = 1  # class and polygon rasters shrink to a hundredth; higher levels gain little
 
@@ -52,7 +51,9 @@ class BlockRaster:
         tags: Metadata of the file.
 
     Raises:
-        OutputError: If it cannot be written, here, in :meth:`put` or in :meth:`close`.
+        OutputError: If the header cannot be written.
+        OSError: From :meth:`put` and :meth:`close`, if the rest cannot: whoever publishes the
+            draft says of which result.
     """
 
     def __init__(
@@ -83,15 +84,7 @@ class BlockRaster:
         Raises:
             ValueError: If shape, type or window do not fit.
         """
-        if pixels.shape != (window.height, window.width) or pixels.dtype != self._dtype:
-            raise ValueError(
-                f"pixels of shape {pixels.shape} and type {pixels.dtype} for {window} of a "
-                f"{self._dtype} raster"
-            )
-        if window.intersection(self._grid.window) != window:
-            raise ValueError(
-                f"{window} is not inside {self._grid.width} x {self._grid.height} pixels"
-            )
+        check_fits(pixels, window, self._grid, self._dtype)
         ends = ((window.bottom, self._grid.height), (window.right, self._grid.width))
         if window.col % BLOCK or window.row % BLOCK or any(e % BLOCK and e != m for e, m in ends):
             raise ValueError(f"{window} is not made of whole blocks of {BLOCK} pixels")
@@ -112,10 +105,7 @@ class BlockRaster:
 
     def put(self, encoded: EncodedWindow) -> None:
         """Append a window's blocks."""
-        try:
-            self._file.write(b"".join(encoded.blocks))
-        except OSError as error:
-            raise unwritable(self._draft, error) from error
+        self._file.write(b"".join(encoded.blocks))
         for number, block in zip(encoded.numbers, encoded.blocks, strict=True):
             self._offsets[number], self._sizes[number] = self._end, len(block)
             self._end += len(block)
@@ -124,21 +114,17 @@ class BlockRaster:
         """Write where each block is.
 
         Raises:
-            OutputError: If it cannot be written.
             ValueError: If a block was never put.
         """
         missing = self._sizes.count(0)
         if missing:
             self._file.close()
             raise ValueError(f"{missing} of {len(self._sizes)} blocks were not written")
-        try:
-            self._file.close()
-            with tifffile.TiffFile(self._draft, mode="r+") as header:
-                tags = header.pages.first.tags
-                tags["TileOffsets"].overwrite(self._offsets, dtype="Q")
-                tags["TileByteCounts"].overwrite(self._sizes, dtype="I")
-        except OSError as error:
-            raise unwritable(self._draft, error) from error
+        self._file.close()
+        with tifffile.TiffFile(self._draft, mode="r+") as header:
+            tags = header.pages.first.tags
+            tags["TileOffsets"].overwrite(self._offsets, dtype="Q")
+            tags["TileByteCounts"].overwrite(self._sizes, dtype="I")
 
     def __enter__(self) -> Self:
         return self

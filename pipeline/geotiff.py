@@ -363,16 +363,7 @@ class RasterWriter:
             ValueError: If shape or type differ, or the window sticks out of the sheet.
             OutputError: If they cannot be written.
         """
-        # GDAL would stretch another shape over the window, and clip what does not fit the type.
-        if pixels.shape != (window.height, window.width) or pixels.dtype != self._dtype:
-            raise ValueError(
-                f"pixels of shape {pixels.shape} and type {pixels.dtype} for {window} of a "
-                f"{self._dtype} raster"
-            )
-        if window.intersection(self._grid.window) != window:
-            raise ValueError(
-                f"{window} is not inside {self._grid.width} x {self._grid.height} pixels"
-            )
+        check_fits(pixels, window, self._grid, self._dtype)
         try:
             self._target.write(pixels, 1, window=_rasterio(window))
         except _GDAL_ERRORS as error:
@@ -403,6 +394,22 @@ class RasterWriter:
 
     def _failed(self, error: Exception | None) -> OutputError:
         return _unwritten(self._draft, self._grid, error)
+
+
+def check_fits(pixels: NDArray[Any], window: Window, grid: PixelGrid, dtype: np.dtype[Any]) -> None:
+    """Refuse pixels that are not those of a window of a raster.
+
+    Raises:
+        ValueError: If shape or type differ, or the window sticks out of the sheet.
+    """
+    # GDAL would stretch another shape over the window, and clip what does not fit the type.
+    if pixels.shape != (window.height, window.width) or pixels.dtype != dtype:
+        raise ValueError(
+            f"pixels of shape {pixels.shape} and type {pixels.dtype} for {window} of a "
+            f"{dtype} raster"
+        )
+    if window.intersection(grid.window) != window:
+        raise ValueError(f"{window} is not inside {grid.width} x {grid.height} pixels")
 
 
 def write_header(
