@@ -18,6 +18,7 @@ import shapely
 from numpy.typing import NDArray
 
 from pipeline.grid import Window
+from pipeline.ragged import ranges
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -65,7 +66,7 @@ class Runs:
         order = np.argsort(self.polygon, kind="stable")
         length = (self.end - self.begin)[order]
         pixels = np.full(shape[0] * shape[1], values[0])
-        pixels[_ranges(self.begin[order], length)] = np.repeat(values[self.polygon[order]], length)
+        pixels[ranges(self.begin[order], length)] = np.repeat(values[self.polygon[order]], length)
         return pixels.reshape(shape)
 
     def counts(self, codes: NDArray[np.uint8]) -> Integers:
@@ -150,14 +151,14 @@ class Outlines:
     def _spans(self, touching: Integers, window: Window) -> tuple[Integers, Integers, Integers]:
         """Runs of pixels: first and end as places in the window, and polygon among those given."""
         count = self.starts[touching + 1] - self.starts[touching]
-        edge = _ranges(self.starts[touching], count)
+        edge = ranges(self.starts[touching], count)
         polygon = np.repeat(np.arange(len(touching)), count)
         # Rows whose centre lies from the upper end on and above the lower one.
         top = np.maximum(np.ceil(self.y1[edge] - 0.5), window.row).astype(np.int64)
         bottom = np.minimum(np.ceil(self.y2[edge] - 0.5), window.bottom).astype(np.int64)
         seen = top < bottom
         edge, polygon, top, height = edge[seen], polygon[seen], top[seen], (bottom - top)[seen]
-        row = _ranges(top - window.row, height)
+        row = ranges(top - window.row, height)
         edge, polygon = np.repeat(edge, height), np.repeat(polygon, height)
         y1, x1 = self.y1[edge] - window.row, self.x1[edge] - window.col
         # As GDAL has it, operation by operation.
@@ -189,10 +190,3 @@ def _vertices(
     last = np.zeros(len(points), bool)
     last[ring_ends[1:][np.diff(ring_ends) > 0] - 1] = True
     return points, np.repeat(np.arange(len(polygons)), vertices), last
-
-
-def _ranges(first: Integers, count: Integers) -> Integers:
-    """Numbers of all ranges ``first[i]`` to ``first[i] + count[i]``, one after the other."""
-    ends = np.cumsum(count)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - count, count) + np.repeat(first, count)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.codelists import UNKNOWN_COVER
 from pipeline.cover_resolver import CoverResolver
+from pipeline.ragged import ranges
 from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
 from pipeline.siose_base import SOURCES, SioseBase
 from pipeline.siose_polygons import Attributes, read_xml
@@ -491,7 +492,5 @@ def _repeated(
     starts = np.cumsum(lengths) - lengths
     count = lengths[codes]
     rows = np.repeat(np.arange(len(codes)), count)
-    ends = np.cumsum(count)
-    places = np.arange(int(count.sum())) - np.repeat(ends - count, count)
-    places += np.repeat(starts[codes], count)
+    places = ranges(starts[codes], count)
     return rows, np.concatenate(keys)[places], np.concatenate(percents)[places]

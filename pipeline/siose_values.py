@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.ragged import ranges
 from pipeline.siose_base import SioseBase
 from pipeline.siose_rows import CoverKey, ValueRows, hashed
 from pipeline.siose_tables import identifiers
@@ -97,7 +98,7 @@ class ValuesIndex:
         there = np.flatnonzero(rows >= 0)
         first = self.starts[rows[there]]
         count = self.starts[rows[there] + 1] - first
-        places = _ranges(first, count)
+        places = ranges(first, count)
         return Covers(
             self.keys,
             np.repeat(there, count),
@@ -207,10 +208,3 @@ def source_of(base: SioseBase) -> dict[str, object]:
         "attributes": sorted(map(list, base.attributes.items())),
         "state": [[name, s.st_size, s.st_mtime_ns] for name, s in states if s.st_size],
     }
-
-
-def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of all ranges ``first[i]`` to ``first[i] + count[i]``, one after the other."""
-    total = int(count.sum())
-    ends = np.cumsum(count)
-    return np.arange(total) - np.repeat(ends - count, count) + np.repeat(first, count)

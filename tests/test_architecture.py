@@ -19,6 +19,7 @@ PACKAGE = ROOT / "pipeline"
 ORDER = [
     "errors",
     "grid",
+    "ragged",
     "paths",
     "publication",
     "codelists",
