@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Proportions:
         unmapped: Share that belongs to no class, shape ``(n,)``.
         reasons: Why a polygon is not interpreted, or an empty string, shape ``(n,)``.
         nomenclature: Fingerprint of the nomenclature.
-        tolerance_m: How far the outlines of the source may be off, in metres.
+        tolerance_m: How far the outlines of the source may be off, in metres; NaN where unknown.
     """
 
     geometry: NDArray[np.object_]
@@ -88,7 +89,7 @@ class Proportions:
     unmapped: NDArray[np.float64]
     reasons: NDArray[np.object_]
     nomenclature: str
-    tolerance_m: float = 0.0
+    tolerance_m: float = math.nan
 
 
 def class_proportions(
@@ -213,7 +214,7 @@ def write_proportions(frame: geopandas.GeoDataFrame, draft: Path, nomenclature: 
     metadata = {
         "geo": json.dumps(geo),
         "tesela_nomenclature": nomenclature,
-        "tesela_tolerance_m": repr(float(frame.attrs.get("tolerance_m", 0.0))),
+        "tesela_tolerance_m": repr(float(frame.attrs.get("tolerance_m", math.nan))),
     }
     table = pa.table(columns).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, draft, compression="zstd", row_group_size=65_536)
@@ -249,7 +250,7 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
         frame["share_unmapped"].to_numpy(np.float64),
         frame["reason"].to_numpy(),
         made_with,
-        float(metadata.get(b"tesela_tolerance_m", b"0")),
+        float(metadata.get(b"tesela_tolerance_m", b"nan")),
     )
 
 

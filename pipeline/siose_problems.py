@@ -73,7 +73,7 @@ KINDS: Mapping[str, ProblemKind] = {
     "sliver": ProblemKind(
         "are so thin that their outlines hold more than their ground", "sliver", "#F4A582"
     ),
-    "gap": ProblemKind("are gaps between polygons", "gap", "#FFD92F"),
+    "gap": ProblemKind("border on a gap that no polygon covers", "gap", "#FFD92F"),
 }  # fmt: skip
 """Kinds of problems in the order in which they are told."""
 

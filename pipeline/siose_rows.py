@@ -65,7 +65,7 @@ class ValueRows:
     """All rows of a values table, those of one polygon together, in the table's order.
 
     About 50 bytes a row, and three copies of each id at most: seven million rows take some
-    1.2 GB, and a province's 50 MB.
+    1.3 GB, and a province's 50 MB.
     """
 
     def __init__(self, base: SioseBase) -> None:
