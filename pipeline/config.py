@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -26,6 +26,11 @@ from pipeline.publication import write_text
 
 Split = Literal["train", "validation", "test", "map"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+ENGINES = ("threads", "processes", "slurm")
+"""Who cuts the tiles of a sheet, unless it is an existing dask cluster."""
+
+_ADDRESS = re.compile(r"(tcp|tls|ucx)://[^\s/{}]+:\d{1,5}")
 
 MOST_METRES = 1000.0
 """Wider strips along outlines are slips of the pen: the coarsest land-cover maps hold 100 m."""
@@ -91,6 +96,18 @@ def _metres(value: object) -> float | str:
     raise PydanticCustomError("metres", "{message}", {"message": message})
 
 
+def _engine(value: object) -> object:
+    if value in ENGINES or (isinstance(value, str) and _ADDRESS.fullmatch(value)):
+        return value
+    message = (
+        f"is {', '.join(ENGINES)} or the address of a dask scheduler such as "
+        f"tcp://node1:8786, not {_shown(value)}"
+    )
+    if isinstance(value, str) and (near := difflib.get_close_matches(value, ENGINES, 1)):
+        message += f"; did you mean {near[0]!r}?"
+    raise PydanticCustomError("engine", "{message}", {"message": message})
+
+
 FilePath = Annotated[Path, BeforeValidator(_written)]
 Share = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share)]
 Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
@@ -140,6 +157,13 @@ class TilingSettings(Section):
     block_px: Pixels = 2048
     validation_share: Share = 0.15
     test_share: Share = 0.15
+    codec: Literal["zstd", "lz4", "webp", "jpeg", "raw"] = "zstd"
+    dask: Annotated[str, BeforeValidator(_engine)] = "threads"
+    dask_workers: Count | None = None
+
+    # What decides the plan, and what decides the tiles: who cuts them changes nothing.
+    plan_ignores: ClassVar[frozenset[str]] = frozenset({"codec", "dask", "dask_workers"})
+    tiles_ignore: ClassVar[frozenset[str]] = frozenset({"dask", "dask_workers"})
 
 
 class TrainingSettings(Section):
@@ -162,6 +186,11 @@ class TrainingSettings(Section):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     devices: Literal["auto"] | Count = "auto"
     workers: Margin = 1
+    shuffle: Literal["full", "local"] = "full"
+    cache_dir: Annotated[str, BeforeValidator(_name)] | None = None
+
+    # These may change between two starts of one training: the weights stay the same.
+    result_ignores: ClassVar[frozenset[str]] = frozenset({"devices", "workers", "cache_dir"})
 
 
 class MappingSettings(Section):

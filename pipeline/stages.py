@@ -352,6 +352,7 @@ def train(run: Run) -> None:
     from pipeline import batches, checkpoint, evidence, figures, networks, training
 
     settings, classes, paths = run.settings.training, run.nomenclature, run.paths
+    tiles_ignore = run.settings.tiling.tiles_ignore
     readers = [shards.ShardReader(paths.shard(name)) for name in run.labelled_sheets]
     for reader in readers:
         _check_nomenclature(reader.manifest.nomenclature, reader.folder, classes)
@@ -389,7 +390,7 @@ def train(run: Run) -> None:
             settings=run.settings.model_dump(
                 mode="json",
                 include={"seed", "labels", "tiling", "training"},
-                exclude={"training": {"devices", "workers"}},
+                exclude={"training": settings.result_ignores, "tiling": tiles_ignore},
             ),
             data={"sheets": used, "pixels": pixels},
             scores=dict(scores),
@@ -400,7 +401,7 @@ def train(run: Run) -> None:
     weights = Path(settings.encoder_weights)
     fingerprint = config.fingerprint(
         {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
-        {"training": settings.model_dump(mode="json", exclude={"devices", "workers"})},
+        {"training": settings.model_dump(mode="json", exclude=settings.result_ignores)},
         {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
     )

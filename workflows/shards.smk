@@ -10,7 +10,7 @@ rule tile_plan:
     benchmark:
         paths.benchmark("tile_plan")
     params:
-        section=settings.tiling.model_dump_json(),
+        section=settings.tiling.model_dump_json(exclude=settings.tiling.plan_ignores),
         splits=[f"{sheet.name}: {sheet.split}" for sheet in sheets.values() if sheet.split != "map"],
         seed=settings.seed,
         config=paths.settings,
@@ -40,6 +40,7 @@ rule shard:
     benchmark:
         paths.benchmark("shard", "{sheet}")
     params:
+        codec=settings.tiling.codec,
         config=paths.settings,
     conda:
         "../environment.yml"
