@@ -157,13 +157,13 @@ class TilingSettings(Section):
     block_px: Pixels = 2048
     validation_share: Share = 0.15
     test_share: Share = 0.15
-    codec: Literal["zstd", "lz4", "webp", "jpeg", "raw"] = "zstd"
+    codec: Literal["raw", "lz4", "zstd", "webp", "jpeg"] = "raw"
     dask: Annotated[str, BeforeValidator(_engine)] = "threads"
     dask_workers: Count | None = None
 
     # What decides the plan, and what decides the tiles: who cuts them changes nothing.
-    plan_ignores: ClassVar[frozenset[str]] = frozenset({"codec", "dask", "dask_workers"})
-    tiles_ignore: ClassVar[frozenset[str]] = frozenset({"dask", "dask_workers"})
+    plan_ignores: ClassVar[set[str]] = {"codec", "dask", "dask_workers"}
+    tiles_ignore: ClassVar[set[str]] = {"dask", "dask_workers"}
 
 
 class TrainingSettings(Section):
@@ -190,7 +190,7 @@ class TrainingSettings(Section):
     cache_dir: Annotated[str, BeforeValidator(_name)] | None = None
 
     # These may change between two starts of one training: the weights stay the same.
-    result_ignores: ClassVar[frozenset[str]] = frozenset({"devices", "workers", "cache_dir"})
+    result_ignores: ClassVar[set[str]] = {"devices", "workers", "cache_dir"}
 
 
 class MappingSettings(Section):

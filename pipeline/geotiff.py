@@ -63,9 +63,13 @@ class Orthophoto:
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """GDAL as the pipeline wants it: a bounded block cache, sums of it the same on every node."""
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="2"):
+def session(threads: int = 2) -> Iterator[None]:
+    """GDAL as the pipeline wants it: a bounded block cache, sums of it the same on every node.
+
+    Args:
+        threads: Threads inside one reading or writing.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS=str(threads)):
         yield
 
 

@@ -90,10 +90,8 @@ def scratch(*places: Path) -> Iterator[tuple[Path, ...]]:
 
 def unwritable(target: Path, error: OSError | None = None) -> OutputError:
     """The error of a result that cannot be written, with the room that is left."""
-    folder = target.parent
-    while not os.path.isdir(folder):  # noqa: PTH112 - False, not an error, where we may not look
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 2**30
+    folder = _there(target.parent)
+    free = free_bytes(folder) / 2**30
     reason = error.strerror if error and error.strerror else "the disk may be full"
     culprit = getattr(error, "filename", None)
     if culprit and _MARK not in str(culprit) and Path(str(culprit)) != target:
@@ -105,6 +103,18 @@ def unwritable(target: Path, error: OSError | None = None) -> OutputError:
         f"{'Make room' if full else 'Mend that'} or choose another `run` folder, then start "
         "again; nothing half-written is left.",
     )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written in a folder, which need not be there yet."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not os.path.isdir(folder):  # noqa: PTH112 - False, not an error, where we may not look
+        folder = folder.parent
+    return folder
 
 
 def write_text(target: Path, text: str) -> None:

@@ -1,9 +1,9 @@
-"""Tiles of one sheet in an LMDB: records, writer, reader, manifest.
+"""Tiles of one sheet in an LMDB: writer, reader, manifest.
 
 A shard is a folder with ``data.mdb`` and ``manifest.json``. Tiles of one split are contiguous and
-lie in the plan's order; the key of tile ``i`` is ``i`` as eight bytes, big-endian. A record is a
-small header and three zstd frames: image, label, polygon index with the proportions of the
-polygons in the tile. Nothing in a shard depends on the number of workers that made it.
+in the plan's order: the key of tile ``i`` is ``i`` as eight bytes, big-endian. They are written in
+the order in which the sheet is read. Nothing in a shard depends on the number of workers that made
+it.
 """
 
 from __future__ import annotations
@@ -11,55 +11,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lmdb
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutputError
 from pipeline.grid import PixelGrid
-from pipeline.publication import unwritable
+from pipeline.publication import free_bytes, unwritable
+from pipeline.records import Runs, Tile, decode, digest_of
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the record and manifest layout; readers refuse another one."""
 
 MANIFEST = "manifest.json"
 _DATA = "data.mdb"
 
-_HEADER = struct.Struct("<4sHHIIIII")
-_MAGIC = b"TSL1"
 _DISK_REASONS = ("No space", "Disk quota", "File too large", "Input/output error")
-_COMMIT_EVERY = 256  # records a transaction: 50 MB at 256 px, few enough syncs to keep up
-
-
-_VALUES = np.arange(256, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One training sample.
-
-    Attributes:
-        image: uint8, shape ``(bands, rows, cols)``.
-        label: Class ids, uint8, shape ``(rows, cols)``; 255 is ignored.
-        polygons: Row (from 1) of each pixel's polygon in the sheet's proportions, uint32, shape
-            ``(rows, cols)``; 0 is none.
-        proportion_rows: The rows that occur in ``polygons``, ascending, uint32, shape ``(n,)``.
-        proportions: Their class shares, float32, shape ``(n, classes)``.
-    """
-
-    image: NDArray[np.uint8]
-    label: NDArray[np.uint8]
-    polygons: NDArray[np.uint32]
-    proportion_rows: NDArray[np.uint32]
-    proportions: NDArray[np.float32]
+_COMMIT_EVERY = 32 * 2**20  # bytes a transaction: LMDB holds its pages twice until it commits
+_SYNC_EVERY = 8  # transactions
+_PAGE = 4096
+_LOOK_EVERY = 256  # reads between two looks for a copy
+_EXACT = 256  # values whose squares a float32 sums exactly: 256 * 255**2 < 2**24
 
 
 @dataclass(frozen=True)
@@ -83,27 +62,30 @@ class SplitCounts:
     present_pixels: tuple[int, ...]
 
     @staticmethod
-    def of(tile: Tile, valid: NDArray[np.bool_], classes: int) -> SplitCounts:
+    def of(
+        image: NDArray[np.uint8],
+        label: Runs,
+        valid: NDArray[np.bool_] | None,
+        classes: int,
+    ) -> SplitCounts:
         """Count one tile.
 
         Args:
-            tile: The tile.
-            valid: Pixels that the orthophoto has, shape ``(rows, cols)``.
+            image: uint8, shape ``(bands, rows, cols)``; 0 where it is not valid.
+            label: Class ids.
+            valid: Pixels that the orthophoto has, shape ``(rows, cols)``; None for all.
             classes: Number of classes.
         """
-        # By histograms: exact in int64 (the squares of one 512 px tile already pass 2**32), and ten
-        # times faster than the squares of all pixels.
-        every = bool(valid.all())
-        bands = [_histogram(band if every else band[valid]) for band in tile.image]
-        labels = _histogram(tile.label)[:classes]
+        sums, squares = _moments(image)
+        labels = label.counts()[:classes]
         labelled = int(labels.sum())
         return SplitCounts(
             1,
-            int(bands[0].sum()),
-            tuple(int(band @ _VALUES) for band in bands),
-            tuple(int(band @ (_VALUES * _VALUES)) for band in bands),
-            tuple(int(v) for v in labels),
-            tuple(labelled if v else 0 for v in labels),
+            image[0].size if valid is None else int(np.count_nonzero(valid)),
+            tuple(sums.tolist()),
+            tuple(squares.tolist()),
+            tuple(labels.tolist()),
+            tuple(np.where(labels > 0, labelled, 0).tolist()),
         )
 
     def __add__(self, other: SplitCounts) -> SplitCounts:
@@ -137,10 +119,10 @@ class Manifest:
         tile_px: Pixels a side.
         classes: Class names in the order of their ids.
         nomenclature: Fingerprint of the nomenclature.
-        source: Checksum of the orthophoto's file.
+        codec: How images are packed.
         splits: First position and the one behind the last of each split's tiles.
         counts: Counts by split.
-        records: Checksum of all records in their order: of every pixel and label.
+        records: Checksum of all records in the order of the tiles: of every pixel and label.
     """
 
     layout: int
@@ -150,7 +132,7 @@ class Manifest:
     tile_px: int
     classes: tuple[str, ...]
     nomenclature: str
-    source: str
+    codec: str
     splits: Mapping[str, tuple[int, int]]
     counts: Mapping[str, SplitCounts]
     records: str = ""
@@ -201,91 +183,11 @@ class Manifest:
             ) from error
 
 
-def encode(tile: Tile) -> bytes:
-    """A tile as one record.
-
-    Raises:
-        ValueError: If shapes or types do not fit together.
-    """
-    bands, rows, cols = tile.image.shape
-    if tile.label.shape != (rows, cols) or tile.polygons.shape != (rows, cols):
-        raise ValueError(f"image {tile.image.shape}, label {tile.label.shape}")
-    if tile.image.dtype != np.uint8 or tile.label.dtype != np.uint8:
-        raise ValueError(f"image {tile.image.dtype}, label {tile.label.dtype}: both are uint8")
-    if len(tile.proportion_rows) != len(tile.proportions):
-        raise ValueError(f"{len(tile.proportion_rows)} rows, {len(tile.proportions)} proportions")
-    # Level 1 on imagery: higher levels cost ten times as much for a few per cent.
-    image = _packed(tile.image.tobytes(), 1)
-    label = _packed(tile.label.tobytes(), 3)
-    known = tile.proportion_rows.astype("<u4").tobytes()
-    shares = np.ascontiguousarray(tile.proportions, "<f4").tobytes()
-    index = _packed(np.ascontiguousarray(tile.polygons, "<u4").tobytes() + known + shares, 3)
-    header = _HEADER.pack(
-        _MAGIC, bands, tile.proportions.shape[1], rows, cols,
-        len(tile.proportion_rows), len(image), len(label),
-    )  # fmt: skip
-    return header + image + label + index
-
-
-def decode(record: bytes | memoryview, polygons: bool = True) -> Tile:
-    """The tile of a record.
-
-    Args:
-        record: What :func:`encode` returned.
-        polygons: Whether to read the polygon index too; it is left empty otherwise, which
-            saves a third of the time where only image and label are wanted.
-
-    Raises:
-        ValueError: If it is no record.
-    """
-    view = memoryview(record)
-    if len(view) < _HEADER.size:
-        raise ValueError("not a record: too short")
-    magic, bands, classes, rows, cols, known, image_size, label_size = _HEADER.unpack_from(view)
-    if magic != _MAGIC:
-        raise ValueError(f"not a record: starts with {magic!r}")
-    start, pixels = _HEADER.size, rows * cols
-    image = np.frombuffer(_unpacked(view[start : start + image_size], bands * pixels), np.uint8)
-    start += image_size
-    label = np.frombuffer(_unpacked(view[start : start + label_size], pixels), np.uint8)
-    start += label_size
-    if polygons:
-        unpacked = _unpacked(view[start:], 4 * (pixels + known + known * classes))
-        index = np.frombuffer(unpacked, "<u4").astype(np.uint32, copy=False)
-        rows_known = index[pixels : pixels + known]
-        shares = index[pixels + known :].view(np.float32).reshape(known, classes)
-        index = index[:pixels].reshape(rows, cols)
-    else:
-        rows_known = np.zeros(0, np.uint32)
-        shares = np.zeros((0, classes), np.float32)
-        index = np.zeros((0, 0), np.uint32)
-    return Tile(
-        image.reshape(bands, rows, cols), label.reshape(rows, cols), index, rows_known, shares
-    )
-
-
-def _packed(content: bytes, level: int) -> bytes:
-    # With a checksum: imagery hardly compresses, and a flipped bit in it would pass for a pixel.
-    return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(content)
-
-
-def _unpacked(frame: memoryview, size: int) -> bytes:
-    """Content of a frame.
-
-    Raises:
-        ValueError: If it is damaged or of another size; the size is known before memory is asked.
-    """
-    try:
-        told = zstandard.get_frame_parameters(frame).content_size
-        if told != size:
-            raise ValueError(f"a part of {told} bytes, expected {size}")
-        return zstandard.ZstdDecompressor().decompress(frame)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
-
-
 class ShardWriter:
-    """Writes the records of one shard, in order, into a draft folder.
+    """Writes the records of one shard into a draft folder.
+
+    What is written is flushed to the disk while the next tiles are cut: pages that wait for it
+    count as a job's memory, and would all be waited for at the end.
 
     Args:
         folder: Draft of the shard's folder; made here.
@@ -300,27 +202,40 @@ class ShardWriter:
     def __init__(self, folder: Path, records: int, record_bytes: int) -> None:
         folder.mkdir()
         self._folder = folder
-        self._waiting: list[bytes] = []
-        self._next = 0
-        self._hash = hashlib.blake2b(digest_size=16)
-        # A record takes whole 4 KiB overflow pages, and its key a share of a branch page.
-        size = (records + 64) * (record_bytes + 3 * 4096) + 2**20
+        self._waiting: list[tuple[int, bytes]] = []
+        self._waiting_bytes = self._written = self._transactions = 0
+        self._digests: list[bytes | None] = [None] * records
         # No lock file: the draft has one writer, and the published shard only readers.
         self._environment = lmdb.open(
-            str(folder), map_size=size, lock=False, sync=False, metasync=False, max_dbs=0
+            str(folder),
+            map_size=records * room_of(record_bytes) + 2**20,
+            lock=False,
+            sync=False,
+            metasync=False,
+            max_dbs=0,
         )
+        self._flusher = ThreadPoolExecutor(1)
+        self._flush: Future[None] | None = None
 
-    def put(self, record: bytes) -> None:
-        """Append a record."""
-        self._hash.update(record)
-        self._waiting.append(record)
-        if len(self._waiting) >= _COMMIT_EVERY:
+    def put(self, position: int, record: bytes) -> None:
+        """Take the record of a tile; tiles come in any order, each once.
+
+        Raises:
+            ValueError: If there is no such tile, or it came before.
+        """
+        if not 0 <= position < len(self._digests) or self._digests[position] is not None:
+            raise ValueError(f"tile {position} of {len(self._digests)}: no such tile, or twice")
+        self._digests[position] = digest_of(record)
+        self._waiting.append((position, record))
+        self._waiting_bytes += len(record)
+        if self._waiting_bytes >= _COMMIT_EVERY:
             self._commit()
 
     @property
     def checksum(self) -> str:
-        """Checksum of the records so far."""
-        return self._hash.hexdigest()
+        """Checksum of all records, in the order of the tiles."""
+        digests = b"".join(digest or b"" for digest in self._digests)
+        return hashlib.blake2b(digests, digest_size=16).hexdigest()
 
     def finish(self, manifest: Manifest) -> None:
         """Commit what waits, sync, and write the manifest.
@@ -329,8 +244,9 @@ class ShardWriter:
             ValueError: If the number of records is not the manifest's.
         """
         self._commit()
-        if self._next != manifest.tiles:
-            raise ValueError(f"{self._next} records, {manifest.tiles} in the manifest")
+        if self._written != manifest.tiles:
+            raise ValueError(f"{self._written} records, {manifest.tiles} in the manifest")
+        self._flushed()
         self._environment.sync(True)
         needed = _needed(self._environment)
         self.close()
@@ -342,33 +258,97 @@ class ShardWriter:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._flusher.shutdown(wait=True)
         self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _commit(self) -> None:
         try:
             try:
                 self._put_waiting()
             except lmdb.MapFullError:
-                room = 2 * (sum(map(len, self._waiting)) + len(self._waiting) * 3 * 4096)
-                self._environment.set_mapsize(self._environment.info()["map_size"] + room)
+                more = 2 * sum(room_of(len(record)) for _, record in self._waiting)
+                self._environment.set_mapsize(self._environment.info()["map_size"] + more)
                 self._put_waiting()
         except lmdb.Error as error:
             # A write that the disk cuts short is LMDB's "Input/output error".
             if any(reason in str(error) for reason in _DISK_REASONS):
                 raise unwritable(self._folder) from error
             raise
-        self._next += len(self._waiting)
+        self._written += len(self._waiting)
         self._waiting.clear()
+        self._waiting_bytes = 0
+        self._transactions += 1
+        if self._transactions % _SYNC_EVERY == 0:
+            self._flushed()  # the one before: no more than two of them wait
+            self._flush = self._flusher.submit(_flush, self._folder / _DATA)
 
     def _put_waiting(self) -> None:
         with self._environment.begin(write=True) as transaction:
-            for key, record in enumerate(self._waiting, self._next):
-                transaction.put(key.to_bytes(8, "big"), record, append=True)
+            for position, record in self._waiting:
+                transaction.put(position.to_bytes(8, "big"), record)
+
+    def _flushed(self) -> None:
+        if self._flush is not None:
+            self._flush.result()
+            self._flush = None
 
 
-def _histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each value from 0 to 255, int64, shape ``(256,)``."""
-    return np.bincount(values.ravel(), minlength=256).astype(np.int64)
+def room_of(record_bytes: int) -> int:
+    """Bytes of the file that a record takes: whole pages, and its share of the branch pages."""
+    return -(-(record_bytes + 16) // _PAGE) * _PAGE + 128
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Check that a disk has room, before anything is written.
+
+    Quotas are not seen here; a write that they refuse is told when it happens.
+
+    Args:
+        folder: Where it will lie.
+        needed: Bytes.
+        what: What needs them.
+
+    Raises:
+        OutputError: If there is not enough.
+    """
+    free = free_bytes(folder)
+    if needed > free:
+        raise OutputError(
+            f"{what}: needs about {needed / 2**30:.1f} GiB in {folder}, where "
+            f"{free / 2**30:.1f} GiB are free.",
+            remedy="Make room, choose another `run` folder, or let tiles take less: "
+            "`tiling.codec: zstd` halves them without a loss, `jpeg` takes a tenth.",
+        )
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fdatasync(handle)
+    finally:
+        os.close(handle)
+
+
+def _moments(image: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sum of the values and of their squares of each band, exact.
+
+    Sums of at most 256 values are whole numbers that float32 holds; numpy and BLAS are ten times
+    as fast on them as on 64-bit integers.
+    """
+    bands, _, cols = image.shape
+    sums, squares = np.zeros(bands), np.zeros(bands)
+    values, ones = image.astype(np.float32), np.ones(_EXACT, np.float32)
+    for first in range(0, cols, _EXACT):
+        part = values[..., first : first + _EXACT]
+        sums += np.vecdot(part, ones[: part.shape[-1]]).sum(axis=-1, dtype=np.float64)
+        squares += np.vecdot(part, part).sum(axis=-1, dtype=np.float64)
+    return sums.astype(np.int64), squares.astype(np.int64)
 
 
 class ShardReader:
@@ -379,13 +359,15 @@ class ShardReader:
 
     Args:
         folder: The shard's folder.
+        copy: A folder that is read instead as soon as it is there.
 
     Raises:
         InputError: If it holds no shard of this layout.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copy: Path | None = None) -> None:
         self.folder = Path(folder)
+        self._copy, self._reads = copy, 0
         path = self.folder / MANIFEST
         try:
             text = path.read_text(encoding="utf-8")
@@ -412,7 +394,7 @@ class ShardReader:
         """
         if not 0 <= position < len(self):
             raise IndexError(f"tile {position} of {len(self)} in {self.folder}")
-        with _environment(self.folder).begin(buffers=True) as transaction:
+        with _environment(self._place()).begin(buffers=True) as transaction:
             record = transaction.get(position.to_bytes(8, "big"))
             if record is None:
                 raise self._damaged(position, "it is missing")
@@ -420,6 +402,14 @@ class ShardReader:
                 return decode(record, polygons)
             except ValueError as error:
                 raise self._damaged(position, str(error)) from error
+
+    def _place(self) -> Path:
+        """The folder to read from."""
+        if self._copy is not None:
+            if self._reads % _LOOK_EVERY == 0 and (self._copy / MANIFEST).exists():
+                self.folder, self._copy = self._copy, None
+            self._reads += 1
+        return self.folder
 
     def _damaged(self, position: int, why: str) -> InputError:
         return InputError(
@@ -436,16 +426,6 @@ def combined(manifests: Iterable[Manifest], split: str) -> SplitCounts | None:
         if counts is not None and counts.tiles:
             total = counts if total is None else total + counts
     return total
-
-
-def record_bound(tile_px: int, bands: int, classes: int) -> int:
-    """Upper bound of the bytes of a record whose tile shows at most 4096 polygons.
-
-    However little of it compresses: zstd adds less than 1/128 to a frame.
-    """
-    pixels = tile_px * tile_px
-    raw = pixels * (bands + 1 + 4) + min(pixels, 4096) * 4 * (1 + classes)
-    return raw + raw // 128 + 4096
 
 
 def split_ranges(splits: Sequence[str]) -> dict[str, tuple[int, int]]:

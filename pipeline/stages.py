@@ -24,6 +24,7 @@ from pipeline import (
     labels,
     nomenclature,
     progress,
+    records,
     shards,
     siose,
     siose_values,
@@ -37,7 +38,7 @@ from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.nomenclature import IGNORE, Nomenclature
-from pipeline.parallel import computed, ordered
+from pipeline.parallel import engine, in_order, ordered
 from pipeline.paths import RunPaths
 from pipeline.publication import published, scratch, write_text
 from pipeline.sheets import Sheet, read_sheets
@@ -288,45 +289,56 @@ def tile_plan(run: Run, threads: int = 1) -> None:
 
 def shard(run: Run, sheet: str, threads: int = 1) -> None:
     """Cut the tiles of one sheet out of orthophoto and labels into an LMDB."""
-    classes = run.nomenclature
+    classes, settings, paths = run.nomenclature, run.settings.tiling, run.paths
     orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
     grid, bands = orthophoto.grid, len(orthophoto.bands)
-    plan = tiling.read_plan(run.paths.tile_plan, run.paths.ground, classes, sheet)
-    proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
+    plan = tiling.read_plan(paths.tile_plan, paths.ground, classes, sheet)
+    proportions = siose.read_proportions(paths.proportions(sheet), classes)
     shares = np.concatenate([np.zeros((1, len(classes))), proportions.shares]).astype(np.float32)
     tiles = plan.of_sheet(sheet)
-    tasks = strips.strips_of([tile.window for tile in tiles])
-    counts = {
-        name: shards.SplitCounts.nothing(bands, len(classes))
-        for name in dict.fromkeys(tile.split for tile in tiles)
-    }
+    _class_raster(paths.label_raster(sheet), grid, classes).close()
+    with geotiff.RasterReader(orthophoto.path) as source:
+        block = (source.block_height, source.block_width)
+    placed = [
+        strips.Placed(position, tile.split, tile.window) for position, tile in enumerate(tiles)
+    ]
+    target = paths.shard(sheet)
     with (
-        published(run.paths.shard(sheet)) as (draft,),
-        geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
-        _class_raster(run.paths.label_raster(sheet), grid, classes) as label,
-        geotiff.RasterReader(run.paths.polygon_index(sheet)) as index,
+        published(target) as (draft,),
+        strips.TileCutter(
+            orthophoto.path,
+            orthophoto.bands,
+            paths.label_raster(sheet),
+            paths.polygon_index(sheet),
+            shares,
+            settings.codec,
+            kept=2 * threads + 2,
+        ) as cutter,
         progress.track(f"shard of sheet {sheet}", len(tiles), "tiles") as advance,
     ):
-        sources = strips.Sources(
-            grid, source.read, source.valid, label.read_band, index.read_band, shares
-        )
-
-        def encoded(windows: Sequence[Window]) -> list[tuple[bytes, shards.SplitCounts]]:
-            return [
-                (shards.encode(tile), shards.SplitCounts.of(tile, valid, len(classes)))
-                for tile, valid in strips.cut(windows, sources)
-            ]
-
-        bound = shards.record_bound(plan.tile_px, bands, len(classes))
-        writer = shards.ShardWriter(draft, len(tiles), bound)
-        try:
-            position = 0
-            for results in computed(encoded, tasks, threads):
-                for record, counted in results:
-                    writer.put(record)
-                    counts[tiles[position].split] += counted
-                    position += 1
-                advance(len(results))
+        sample = [
+            record
+            for strip in strips.plan_strips(placed[:: -(-len(placed) // 8) or 1], grid, *block)
+            for _, record in cutter(strip).records
+        ]
+        mean = sum(shards.room_of(len(record)) for record in sample) / max(1, len(sample))
+        shards.check_room(target.parent, round(mean * len(tiles)), f"shard of sheet {sheet}")
+        counts = {
+            name: shards.SplitCounts.nothing(bands, len(classes))
+            for name in dict.fromkeys(tile.split for tile in tiles)
+        }
+        bound = records.record_bound(plan.tile_px, bands, len(classes))
+        with (
+            engine(settings.dask, settings.dask_workers or threads, threads) as pool,
+            shards.ShardWriter(draft, len(tiles), bound) as writer,
+        ):
+            tasks = strips.plan_strips(placed, grid, *block)
+            for strip, cut in in_order(cutter, tasks, pool, 2 * pool.slots + 1):
+                for position, record in cut.records:
+                    writer.put(position, record)
+                for name, counted in cut.counts.items():
+                    counts[name] += counted
+                advance(len(strip.tiles))
             writer.finish(
                 shards.Manifest(
                     layout=shards.LAYOUT,
@@ -336,14 +348,12 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
                     tile_px=plan.tile_px,
                     classes=classes.names,
                     nomenclature=classes.fingerprint,
-                    source=_checksum(orthophoto.path),
+                    codec=settings.codec,
                     splits=shards.split_ranges([tile.split for tile in tiles]),
                     counts=counts,
                     records=writer.checksum,
                 )
             )
-        finally:
-            writer.close()
 
 
 def train(run: Run) -> None:

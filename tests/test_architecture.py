@@ -50,6 +50,7 @@ ORDER = [
     "siose_covers",
     "siose_problems",
     "siose",
+    "counting",
     "scanline",
     "labels",
     "siose_summary",
@@ -63,6 +64,8 @@ ORDER = [
     "parallel",
     "networks",
     "checkpoint",
+    "draws",
+    "augmentation",
     "batches",
     "objective",
     "training",
@@ -93,7 +96,16 @@ HOMES = {
     "distributed": {"clusters", "slurm_jobs"},
     "dask_jobqueue": {"slurm_jobs"},
     "matplotlib": {"figures"},
-    "torch": {"networks", "checkpoint", "batches", "objective", "training", "mapping", "cli"},
+    "torch": {
+        "networks",
+        "checkpoint",
+        "augmentation",
+        "batches",
+        "objective",
+        "training",
+        "mapping",
+        "cli",
+    },
     "lightning": {"batches", "objective", "training"},
     "segmentation_models_pytorch": {"networks"},
     "snakemake": set(),
@@ -210,7 +222,12 @@ def test_conda_and_pip_name_the_same_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
     # The same package under conda-forge's name.
-    names = {"pytorch": "torch", "python-lmdb": "lmdb", "matplotlib-base": "matplotlib"}
+    names = {
+        "pytorch": "torch",
+        "python-lmdb": "lmdb",
+        "python-xxhash": "xxhash",
+        "matplotlib-base": "matplotlib",
+    }
 
     def split(requirement: str) -> tuple[str, str]:
         match = re.fullmatch(r"([A-Za-z0-9_-]+)\s*(.*)", requirement)

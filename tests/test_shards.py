@@ -1,4 +1,4 @@
-"""Shards: records come back bit for bit, counts are exact, damage is found, threads are free."""
+"""Shards: tiles come back from any process, counts are exact, damage is found."""
 
 from __future__ import annotations
 
@@ -7,53 +7,24 @@ import hashlib
 import json
 import multiprocessing
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from pipeline import shards, strips
-from pipeline.errors import InputError
-from pipeline.grid import PixelGrid, Window
+from pipeline import publication, shards
+from pipeline.errors import InputError, OutputError
+from pipeline.grid import PixelGrid
 from pipeline.nomenclature import IGNORE
-from pipeline.parallel import computed, ordered
-from pipeline.shards import Manifest, ShardReader, ShardWriter, SplitCounts, Tile
+from pipeline.records import Runs, Tile, encode_tile
+from pipeline.shards import Manifest, ShardReader, ShardWriter, SplitCounts
+from tests.test_records import assert_same, random_tile
 
 GRID = PixelGrid("EPSG:25830", 700_000.0, 4_400_000.0, 0.5, 0.5, 100, 70)
 CLASSES = ("built", "bare", "forest")
-
-
-def random_tile(
-    seed: int, bands: int = 3, rows: int = 16, cols: int = 16, polygons: int = 5, classes: int = 3
-) -> Tile:
-    """A tile of noise: nothing in it compresses."""
-    rng = np.random.default_rng(seed)
-    index = rng.integers(0, polygons + 1, (rows, cols), dtype=np.uint32)
-    known = np.unique(index)
-    known = known[known > 0]
-    label = rng.integers(0, classes, (rows, cols), dtype=np.uint8)
-    label[rng.random((rows, cols)) < 0.3] = IGNORE
-    return Tile(
-        rng.integers(0, 256, (bands, rows, cols), dtype=np.uint8),
-        label,
-        index,
-        known,
-        rng.random((len(known), classes), dtype=np.float32),
-    )
-
-
-def assert_same(one: Tile, other: Tile) -> None:
-    for field in dataclasses.fields(Tile):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        assert mine.dtype == theirs.dtype, field.name
-        np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
 
 
 def manifest_of(splits: dict[str, tuple[int, int]]) -> Manifest:
@@ -65,7 +36,7 @@ def manifest_of(splits: dict[str, tuple[int, int]]) -> Manifest:
         tile_px=16,
         classes=CLASSES,
         nomenclature="0123456789abcdef",
-        source="ab" * 16,
+        codec="raw",
         splits=splits,
         counts={name: SplitCounts.nothing(3, 3) for name in splits},
     )
@@ -73,88 +44,10 @@ def manifest_of(splits: dict[str, tuple[int, int]]) -> Manifest:
 
 def write_shard(folder: Path, tiles: Sequence[Tile], record_bytes: int = 4096) -> Path:
     writer = ShardWriter(folder, len(tiles), record_bytes)
-    for tile in tiles:
-        writer.put(shards.encode(tile))
+    for position, tile in enumerate(tiles):
+        writer.put(position, encode_tile(tile))
     writer.finish(manifest_of({"train": (0, len(tiles))}))
     return folder
-
-
-# Records
-
-
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 5),
-    st.integers(1, 33),
-    st.integers(1, 33),
-    st.integers(0, 9),
-    st.integers(1, 7),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_record_is_its_tile(
-    seed: int, bands: int, rows: int, cols: int, polygons: int, classes: int
-) -> None:
-    tile = random_tile(seed, bands, rows, cols, polygons, classes)
-    assert_same(shards.decode(shards.encode(tile)), tile)
-
-
-def test_the_polygon_index_may_be_left_out() -> None:
-    tile = random_tile(1)
-    light = shards.decode(shards.encode(tile), polygons=False)
-    np.testing.assert_array_equal(light.image, tile.image)
-    np.testing.assert_array_equal(light.label, tile.label)
-    assert light.polygons.size == light.proportion_rows.size == light.proportions.size == 0
-
-
-def test_the_same_tile_is_the_same_bytes() -> None:
-    assert shards.encode(random_tile(4)) == shards.encode(random_tile(4))
-
-
-def test_a_tile_whose_parts_do_not_fit_is_refused() -> None:
-    tile = random_tile(2)
-    for wrong in (
-        dataclasses.replace(tile, label=tile.label[:-1]),
-        dataclasses.replace(tile, polygons=tile.polygons[:, :-1]),
-        dataclasses.replace(tile, image=tile.image.astype(np.uint16)),
-        dataclasses.replace(tile, label=tile.label.astype(np.int64)),
-        dataclasses.replace(tile, proportions=tile.proportions[:-1]),
-    ):
-        with pytest.raises(ValueError, match=r"image|rows"):
-            shards.encode(wrong)
-
-
-def test_every_flipped_bit_is_found() -> None:
-    """Noise is stored as it is: without a checksum a damaged pixel would pass for one."""
-    tile = random_tile(3, rows=12, cols=12)
-    record = shards.encode(tile)
-    found = 0
-    for place in range(len(record)):
-        damaged = bytearray(record)
-        damaged[place] ^= 0x10
-        try:
-            assert_same(shards.decode(bytes(damaged)), tile)  # bits that zstd does not use
-        except ValueError:
-            found += 1
-    assert found >= len(record) - 6
-
-
-@pytest.mark.parametrize("length", [0, 3, 20, 31, 32, 100, -1])
-def test_a_short_record_is_refused(length: int) -> None:
-    record = shards.encode(random_tile(3))
-    with pytest.raises(ValueError, match=r".+"):
-        shards.decode(record[:length])
-
-
-@pytest.mark.parametrize(("polygons", "classes"), [(0, 3), (50, 3), (4096, 12), (4096, 60)])
-def test_the_bound_holds_for_records_that_do_not_compress(polygons: int, classes: int) -> None:
-    for tile_px in (8, 64, 128):
-        known = min(polygons, tile_px**2)
-        tile = random_tile(5, 4, tile_px, tile_px, 2**32 - 2, classes)
-        shares = np.random.default_rng(6).random((known, classes), dtype=np.float32)
-        tile = dataclasses.replace(
-            tile, proportion_rows=tile.proportion_rows[:known], proportions=shares
-        )
-        assert len(shards.encode(tile)) <= shards.record_bound(tile_px, 4, classes)
 
 
 # Counts
@@ -166,7 +59,11 @@ def test_counts_equal_brute_force_and_add_up_exactly() -> None:
     valid = [rng.random((16, 16)) < 0.8 for _ in tiles]
     tiles[2] = dataclasses.replace(tiles[2], label=np.full((16, 16), IGNORE, np.uint8))
     tiles[3].label[tiles[3].label == 1] = 2
-    counted = [SplitCounts.of(t, v, 3) for t, v in zip(tiles, valid, strict=True)]
+    for tile, there in zip(tiles, valid, strict=True):
+        tile.image[:, ~there] = 0
+    counted = [
+        SplitCounts.of(t.image, Runs.of(t.label), v, 3) for t, v in zip(tiles, valid, strict=True)
+    ]
     total = SplitCounts.nothing(3, 3)
     for counts in counted:
         total = total + counts
@@ -200,14 +97,9 @@ def test_counts_equal_brute_force_and_add_up_exactly() -> None:
 
 
 def test_counts_of_bright_tiles_do_not_overflow() -> None:
-    tile = Tile(
-        np.full((1, 512, 512), 255, np.uint8),
-        np.zeros((512, 512), np.uint8),
-        np.zeros((512, 512), np.uint32),
-        np.zeros(0, np.uint32),
-        np.zeros((0, 3), np.float32),
-    )
-    counts = SplitCounts.of(tile, np.ones((512, 512), bool), 3)
+    image, label = np.full((1, 512, 512), 255, np.uint8), np.zeros((512, 512), np.uint8)
+    counts = SplitCounts.of(image, Runs.of(label), None, 3)
+    assert counts.pixels == 512 * 512
     assert counts.band_sum_squares == (512 * 512 * 255**2,)  # 1.7e10
 
 
@@ -295,11 +187,80 @@ def test_the_writer_grows_where_records_are_larger_than_told(tmp_path: Path) -> 
 
 def test_a_writer_counts_its_records(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path / "s.lmdb", 2, 4096)
-    writer.put(shards.encode(random_tile(0)))
+    writer.put(0, encode_tile(random_tile(0)))
     with pytest.raises(ValueError, match="1 records, 2 in the manifest"):
         writer.finish(manifest_of({"train": (0, 2)}))
     writer.close()
     assert not (tmp_path / "s.lmdb" / "manifest.json").exists()
+
+
+def test_tiles_come_in_any_order_and_each_once(tmp_path: Path) -> None:
+    tiles = [random_tile(seed) for seed in range(40)]
+    straight = ShardWriter(tmp_path / "straight.lmdb", 40, 4096)
+    mixed = ShardWriter(tmp_path / "mixed.lmdb", 40, 4096)
+    for position in range(40):
+        straight.put(position, encode_tile(tiles[position]))
+    for position in np.random.default_rng(0).permutation(40).tolist():
+        mixed.put(position, encode_tile(tiles[position]))
+    assert straight.checksum == mixed.checksum
+    for position, told in ((3, "twice"), (40, "no such tile"), (-1, "no such tile")):
+        with pytest.raises(ValueError, match=told):
+            mixed.put(position, encode_tile(tiles[0]))
+    mixed.finish(manifest_of({"train": (0, 40)}))
+    straight.close()
+    reader = ShardReader(tmp_path / "mixed.lmdb")
+    for position in range(40):
+        assert_same(reader.read(position), tiles[position])
+
+
+def test_the_checksum_sees_every_tile(tmp_path: Path) -> None:
+    sums = set()
+    for changed in (None, 0, 7):
+        writer = ShardWriter(tmp_path / f"{changed}.lmdb", 8, 4096)
+        for position in range(8):
+            tile = random_tile(position)
+            if position == changed:
+                tile.image[0, 0, 0] ^= 1
+            writer.put(position, encode_tile(tile))
+        sums.add(writer.checksum)
+        writer.close()
+    assert len(sums) == 3
+
+
+def test_a_copy_is_read_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    folder = write_shard(tmp_path / "s.lmdb", [random_tile(0)])
+    copy = tmp_path / "node" / "s.lmdb"
+    copy.parent.mkdir()
+    reader = ShardReader(folder, copy=copy)
+    assert_same(reader.read(0), random_tile(0))
+    assert reader.folder == folder
+    write_shard(copy, [random_tile(1)])  # another tile, to tell them apart
+    for _ in range(300):
+        reader.read(0)
+    assert_same(reader.read(0), random_tile(1))
+    assert reader.folder == copy
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "free_bytes", lambda folder: 3 * 2**30)
+    shards.check_room(tmp_path, 3 * 2**30, "shard of sheet 0722")
+    with pytest.raises(OutputError, match=r"sheet 0722: needs about 6.0 GiB in .*3.0 GiB are free"):
+        shards.check_room(tmp_path, 6 * 2**30, "shard of sheet 0722")
+    assert publication.free_bytes(tmp_path / "not" / "yet") == publication.free_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 4080, 4081, 60_000])
+def test_the_room_of_a_record_is_what_the_file_grows_by(tmp_path: Path, size: int) -> None:
+    environment = lmdb.open(str(tmp_path / "s.lmdb"), map_size=2**28, lock=False, sync=False)
+    with environment.begin(write=True) as transaction:
+        for key in range(300):
+            transaction.put(key.to_bytes(8, "big"), bytes(size))
+    environment.close()
+    taken = (tmp_path / "s.lmdb" / "data.mdb").stat().st_size
+    assert 0.2 * taken < 300 * shards.room_of(size) + 2**16
+    assert taken <= 300 * shards.room_of(size) + 2**16
 
 
 def test_the_same_records_are_the_same_file(tmp_path: Path) -> None:
@@ -389,155 +350,3 @@ def test_processes_read_one_shard_that_the_parent_has_open(tmp_path: Path, metho
         answers = pool.starmap(_sums, [(reader, range(6)), (reader, range(6))], chunksize=1)
     assert answers == [expected, expected]
     assert_same(reader.read(5), tiles[5])
-
-
-# Strips
-
-
-def sheet_sources(grid: PixelGrid, reads: list[Window] | None = None) -> strips.Sources:
-    """A sheet of noise whose every pixel is known."""
-    rng = np.random.default_rng(0)
-    shape = (grid.height, grid.width)
-    image = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
-    valid = rng.random(shape) < 0.9
-    label = rng.integers(0, 3, shape, dtype=np.uint8)
-    polygons = rng.integers(0, 40, shape, dtype=np.uint32)
-
-    def read(window: Window) -> NDArray[np.uint8]:
-        assert window.intersection(grid.window) == window, "a window outside the sheet"
-        if reads is not None:
-            reads.append(window)
-        return image[(slice(None), *window.slices())]
-
-    return strips.Sources(
-        grid,
-        read,
-        lambda window: valid[window.slices()],
-        lambda window: label[window.slices()],
-        lambda window: polygons[window.slices()],
-        np.concatenate([np.zeros((1, 3)), rng.random((39, 3))]).astype(np.float32),
-    )
-
-
-def test_a_strip_is_cut_into_the_pixels_of_its_windows() -> None:
-    reads: list[Window] = []
-    sources = sheet_sources(GRID, reads)
-    windows = [Window(c, 20, 16, 16) for c in (3, 10, 40, 84)]
-    found = list(strips.cut(windows, sources))
-    assert reads == [Window(3, 20, 97, 16)]
-    for window, (tile, valid) in zip(windows, found, strict=True):
-        np.testing.assert_array_equal(tile.image, sources.image(window) * valid)
-        np.testing.assert_array_equal(tile.label, sources.label(window))
-        np.testing.assert_array_equal(tile.polygons, sources.polygons(window))
-        np.testing.assert_array_equal(valid, sources.valid(window))
-        rows = sorted(set(tile.polygons.ravel().tolist()) - {0})
-        assert tile.proportion_rows.tolist() == rows
-        np.testing.assert_array_equal(tile.proportions, sources.shares[rows])
-
-
-def test_beyond_the_edge_a_tile_is_empty_and_ignored() -> None:
-    sources = sheet_sources(PixelGrid("EPSG:25830", 0.0, 0.0, 0.5, 0.5, 10, 6))
-    ((tile, valid),) = strips.cut([Window(0, 0, 16, 16)], sources)
-    sheet = Window(0, 0, 10, 6)
-    shown = sources.image(sheet) * sources.valid(sheet)
-    np.testing.assert_array_equal(tile.image[:, :6, :10], shown)
-    np.testing.assert_array_equal(tile.label[:6, :10], sources.label(sheet))
-    beyond = np.ones((16, 16), bool)
-    beyond[:6, :10] = False
-    assert (tile.image[:, beyond] == 0).all()
-    assert (tile.label[beyond] == IGNORE).all()
-    assert (tile.polygons[beyond] == 0).all()
-    assert not valid[beyond].any()
-    assert 0 not in tile.proportion_rows
-
-
-def test_strips_are_rows_of_at_most_so_many_columns() -> None:
-    step = 256
-    row = [Window(c, 0, step, step) for c in range(0, 20_000, step)]
-    below = [Window(c, step, step, step) for c in (0, step)]
-    found = strips.strips_of([*row, *below])
-    assert [w for strip in found for w in strip] == [*row, *below]
-    assert [len(strip) for strip in found] == [32, 32, 15, 2]
-    assert strips.strips_of([]) == []
-
-
-def test_a_window_to_the_left_starts_a_strip_of_its_own() -> None:
-    """Tiles of the next split may lie in the same row, before and across those of the last."""
-    train, test = Window(30, 0, 16, 16), Window(20, 0, 16, 16)
-    assert strips.strips_of([train, test]) == [(train,), (test,)]
-
-
-# Many at once
-
-
-def test_computed_results_are_in_order_whatever_the_threads() -> None:
-    def slow_first(item: int) -> int:
-        time.sleep(0.002 * (5 - item % 5))
-        return item * item
-
-    items = list(range(23))
-    for threads in (1, 4):
-        assert list(computed(slow_first, items, threads)) == [i * i for i in items]
-        assert list(ordered(slow_first, items, threads)) == [(i, i * i) for i in items]
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_only_a_few_results_wait(threads: int) -> None:
-    """Memory is bounded: nobody runs far ahead of what was taken."""
-    started: list[int] = []
-
-    def start(item: int) -> int:
-        started.append(item)
-        return item
-
-    def drawn() -> Iterator[int]:
-        yield from range(100)
-
-    runs: list[Callable[[], Iterator[object]]] = [
-        lambda: ordered(start, drawn(), threads),
-        lambda: computed(start, range(100), threads),
-    ]
-    for run in runs:
-        started.clear()
-        results = run()
-        next(results)
-        time.sleep(0.05)
-        assert len(started) <= 4 * threads
-        assert len(list(results)) == 99
-
-
-def test_a_windows_error_reaches_the_caller() -> None:
-    def fail(item: int) -> int:
-        if item == 7:
-            raise InputError("window 7 is damaged")
-        return item
-
-    for threads in (1, 4):
-        with pytest.raises(InputError, match="window 7"):
-            list(computed(fail, range(20), threads))
-        with pytest.raises(InputError, match="window 7"):
-            list(ordered(fail, range(20), threads))
-
-
-def test_data_do_not_depend_on_the_threads(tmp_path: Path) -> None:
-    """The whole of `shard` but for its files: strips, encoding, one writer."""
-    grid = PixelGrid("EPSG:25830", 0.0, 0.0, 0.5, 0.5, 300, 200)
-    windows = [Window(c, r, 32, 32) for r in range(0, 161, 16) for c in range(0, 257, 16)]
-    digests = set()
-    for threads in (1, 4):
-        sources = sheet_sources(grid)
-
-        def encoded(strip: Sequence[Window], sources: strips.Sources = sources) -> list[bytes]:
-            return [shards.encode(tile) for tile, _ in strips.cut(strip, sources)]
-
-        folder = tmp_path / f"{threads}.lmdb"
-        writer = ShardWriter(folder, len(windows), shards.record_bound(32, 3, 3))
-        for records in computed(encoded, strips.strips_of(windows), threads):
-            for record in records:
-                writer.put(record)
-        writer.finish(manifest_of({"train": (0, len(windows))}))
-        digests.add(hashlib.sha256((folder / "data.mdb").read_bytes()).hexdigest())
-        reader = ShardReader(folder)
-        shown = sources.image(windows[20]) * sources.valid(windows[20])
-        np.testing.assert_array_equal(reader.read(20).image, shown)
-    assert len(digests) == 1

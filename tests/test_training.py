@@ -30,16 +30,8 @@ from pipeline.objective import (
     learning_rate_factor,
     loss_sums,
 )
-from pipeline.shards import (
-    LAYOUT,
-    Manifest,
-    ShardReader,
-    ShardWriter,
-    SplitCounts,
-    Tile,
-    encode,
-    record_bound,
-)
+from pipeline.records import Runs, Tile, encode_tile, record_bound
+from pipeline.shards import LAYOUT, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")
 SIDE = 32
@@ -69,7 +61,6 @@ class Tiny(nn.Module):
 def write_shard(folder: Path) -> Path:
     """Twelve tiles of three stripes each, whose brightness is the class's, and noise."""
     rng = np.random.default_rng(0)
-    whole = np.ones((SIDE, SIDE), np.bool_)
     writer = ShardWriter(folder, 12, record_bound(SIDE, 3, 3))
     counts = {s: SplitCounts.nothing(3, 3) for s in ("train", "validation")}
     for number in range(12):
@@ -83,11 +74,13 @@ def write_shard(folder: Path) -> Path:
             np.zeros(0, np.uint32),
             np.zeros((0, 3), np.float32),
         )
-        writer.put(encode(tile))
-        counts["train" if number < 8 else "validation"] += SplitCounts.of(tile, whole, 3)
+        writer.put(number, encode_tile(tile))
+        counts["train" if number < 8 else "validation"] += SplitCounts.of(
+            tile.image, Runs.of(tile.label), None, 3
+        )
     splits = {"train": (0, 8), "validation": (8, 12)}
     grid = PixelGrid("EPSG:25830", 7e5, 4.4e6, 0.5, 0.5, 100, 100)
-    writer.finish(Manifest(LAYOUT, "a", grid, 3, SIDE, CLASSES, "abc", "sum", splits, counts))
+    writer.finish(Manifest(LAYOUT, "a", grid, 3, SIDE, CLASSES, "abc", "raw", splits, counts))
     return folder
 
 

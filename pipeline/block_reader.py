@@ -1,0 +1,97 @@
+"""Reads back what :mod:`pipeline.block_raster` wrote, block by block.
+
+GDAL copies each block twice on its way through its cache; the polygon index of a sheet is 8 GB,
+and reading it so takes a third as long as decoding the orthophoto. Here blocks are decompressed
+straight out of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tifffile
+import zstandard
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.geotiff import BLOCK
+from pipeline.grid import Window
+
+
+class BlockReader:
+    """Reads windows of a raster of whole ZSTD blocks, from any thread.
+
+    Args:
+        path: A raster that :class:`pipeline.block_raster.BlockRaster` wrote.
+
+    Raises:
+        InputError: If it is missing or another kind of raster; from :meth:`read`, if it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with tifffile.TiffFile(path) as file:
+                page = file.pages.first
+                kind = (page.compression, page.tile, page.samplesperpixel, file.byteorder)
+                self._offsets, self._sizes = page.dataoffsets, page.databytecounts
+                self._dtype = np.dtype(page.dtype).newbyteorder("<")
+                self.height, self.width = page.imagelength, page.imagewidth
+        except (OSError, tifffile.TiffFileError, ValueError) as error:
+            raise self._unusable(str(error)) from error
+        if kind != (tifffile.COMPRESSION.ZSTD, (BLOCK, BLOCK), 1, "<"):
+            raise self._unusable("it does not consist of blocks that `label_raster` wrote")
+        self._across = -(-self.width // BLOCK)
+        self._file = path.open("rb")
+        self._local = threading.local()
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Pixels of a window inside the raster, shape ``(rows, cols)``.
+
+        Raises:
+            ValueError: If the window sticks out of the raster.
+            InputError: If the pixels are damaged.
+        """
+        if window.intersection(Window(0, 0, self.width, self.height)) != window:
+            raise ValueError(f"{window} is not inside {self.path}")
+        pixels = np.empty((window.height, window.width), self._dtype)
+        for down in range(window.row // BLOCK, (window.bottom - 1) // BLOCK + 1):
+            for across in range(window.col // BLOCK, (window.right - 1) // BLOCK + 1):
+                block = Window(across * BLOCK, down * BLOCK, BLOCK, BLOCK)
+                part = block.intersection(window)
+                assert part is not None
+                pixels[part.slices(window)] = self._block(down, across)[part.slices(block)]
+        return pixels
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _block(self, down: int, across: int) -> NDArray[Any]:
+        if not hasattr(self._local, "decompressor"):
+            self._local.decompressor = zstandard.ZstdDecompressor()
+        number = down * self._across + across
+        try:
+            # pread: threads share the file, and each has a place of its own in it.
+            packed = os.pread(self._file.fileno(), self._sizes[number], self._offsets[number])
+            content = self._local.decompressor.decompress(packed)
+            return np.frombuffer(content, self._dtype).reshape(BLOCK, BLOCK)
+        except (OSError, ValueError, zstandard.ZstdError) as error:
+            where = f"the block at column {across * BLOCK}, row {down * BLOCK}: {error}"
+            raise self._unusable(where) from error
+
+    def _unusable(self, why: str) -> InputError:
+        return InputError(
+            f"{self.path}: cannot be read: {why}.",
+            remedy="Remove it and let `label_raster` make it again.",
+        )
