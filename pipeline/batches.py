@@ -1,97 +1,49 @@
 """TileData: batches of tiles out of shards, as seed and epoch alone decide.
 
-Draws carry their epoch with them, so that workers stay alive over epochs, any number of them gives
-the same batches, and an epoch that is repeated after a kill is the same epoch. Images leave as
-uint8; the network's device normalises them.
+Images leave as uint8; the network's device normalises them.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from statistics import median
-from typing import NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
+from pipeline.augmentation import Augmentation, augmentation
 from pipeline.config import TrainingSettings
+from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
-from pipeline.nomenclature import IGNORE
 from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 ``(tiles, bands, rows, cols)``, and labels, uint8 ``(tiles, rows, cols)``."""
 
-Augmentation = Callable[[Tensor, Tensor], Batch]
-"""Changes an image (a tv_tensors.Image) and its label (a Mask) together."""
-
-
-class Draw(NamedTuple):
-    """Which tile is wanted, and in which epoch.
-
-    Attributes:
-        epoch: From 0; decides the augmentation, together with ``tile``.
-        tile: Index among the split's tiles of all shards.
-    """
-
-    epoch: int
-    tile: int
-
-
-class EpochSampler(Sampler[Draw]):
-    """The draws of one epoch on one process.
-
-    Args:
-        tiles: Number of tiles of the split.
-        seed: Seed of the run.
-        shuffled: Whether the order is random; validation's is not.
-        rank: Number of this process.
-        world: Number of processes. Shuffled epochs are filled up from their beginning until all
-            processes draw the same number, as torch's ``DistributedSampler`` does it; others are
-            dealt out without repetition.
-    """
-
-    def __init__(
-        self, tiles: int, seed: int, *, shuffled: bool, rank: int = 0, world: int = 1
-    ) -> None:
-        self.tiles, self.seed, self.shuffled = tiles, seed, shuffled
-        self.rank, self.world = rank, world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        if self.shuffled:
-            return math.ceil(self.tiles / self.world)
-        return len(range(self.rank, self.tiles, self.world))
-
-    def __iter__(self) -> Iterator[Draw]:
-        order = np.arange(self.tiles)
-        if self.shuffled:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.tiles)
-            order = np.resize(order, len(self) * self.world)
-        for tile in order[self.rank :: self.world]:
-            yield Draw(self.epoch, int(tile))
-
 
 class TileDataset(Dataset[Batch]):
     """One split of many shards, addressed by draws.
 
+    What it holds grows with the shards and not with their tiles, and is sent to workers without
+    any open store.
+
     Args:
-        readers: The shards.
+        readers: The shards; their tiles have one size and number of bands.
         split: Which of their tiles.
         seed: Seed of the run.
         augment: Changes image and label together, or None.
+
+    Attributes:
+        stretches: Number of tiles of the split in each shard that has any.
     """
 
     def __init__(
@@ -103,9 +55,10 @@ class TileDataset(Dataset[Batch]):
     ) -> None:
         self._readers = [reader for reader in readers if split in reader.manifest.splits]
         ranges = [reader.manifest.splits[split] for reader in self._readers]
+        self.stretches = [end - first for first, end in ranges]
         self._firsts = [first for first, _ in ranges]
         # Ends of the shards' stretches in the split; the only index there is.
-        self._ends = list(accumulate(end - first for first, end in ranges))
+        self._ends = list(accumulate(self.stretches))
         self._seed = seed
         self._augment = augment
 
@@ -113,147 +66,66 @@ class TileDataset(Dataset[Batch]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, draw: Draw) -> Batch:
+        """Image ``(bands, rows, cols)`` and label ``(rows, cols)`` of one draw."""
+        images, labels = self.__getitems__([draw])
+        return images[0], labels[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """The batch of some draws: what a DataLoader calls where a dataset has it.
+
+        Tiles are put where the batch is to lie, which in a worker is memory shared with the
+        training process: nothing is stacked or sent.
+        """
+        manifest = self._readers[0].manifest
+        side = manifest.tile_px
+        images = _empty(len(draws), manifest.bands, side, side)
+        labels = _empty(len(draws), side, side)
+        with _torch_generator_kept():
+            for draw, image, label in zip(draws, images, labels, strict=True):
+                drawn = self._read(draw)
+                if self._augment is not None:
+                    drawn = self._augmented(draw, *drawn)
+                image.copy_(drawn[0])
+                label.copy_(drawn[1])
+        return images, labels
+
+    def _read(self, draw: Draw) -> Batch:
         shard = bisect.bisect_right(self._ends, draw.tile)
         before = self._ends[shard - 1] if shard else 0
         tile = self._readers[shard].read(self._firsts[shard] + draw.tile - before, polygons=False)
-        # Copies: the record's memory is read-only, and gone with LMDB's transaction.
-        image, label = torch.from_numpy(tile.image.copy()), torch.from_numpy(tile.label.copy())
-        if self._augment is None:
-            return image, label
-        # torchvision draws from torch's global generator; forked, so that neither the network's
-        # dropout nor the number of workers has a part in it.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                int(np.random.SeedSequence((self._seed, *draw)).generate_state(1, np.uint64)[0])
-            )
-            image, label = self._augment(tv_tensors.Image(image), tv_tensors.Mask(label))
+        return torch.from_numpy(tile.image), torch.from_numpy(tile.label)
+
+    def _augmented(self, draw: Draw, image: Tensor, label: Tensor) -> Batch:
+        assert self._augment is not None
+        # Of the tile's own: the number of workers and the tiles before it have no part in it. Not
+        # torch.manual_seed, which takes a hundred times as long to ask after every kind of device.
+        seed = np.random.SeedSequence((self._seed, *draw)).generate_state(1, np.uint64)[0]
+        torch.default_generator.manual_seed(int(seed))
+        image, label = self._augment(tv_tensors.Image(image), tv_tensors.Mask(label))
         return image.as_subclass(Tensor), label.as_subclass(Tensor)
 
 
-class Symmetries(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """One of the eight symmetries of the square, each as likely; pixels are only moved."""
-
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, int]:
-        """Draw a number of quarter turns and whether to mirror."""
-        return {"turns": int(torch.randint(4, ())), "mirrored": int(torch.randint(2, ()))}
-
-    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
-        """Turn and mirror rows and columns."""
-        moved = torch.rot90(inpt.as_subclass(Tensor), params["turns"], (-2, -1))
-        if params["mirrored"]:
-            moved = moved.flip(-1)
-        wrapped: Tensor = tv_tensors.wrap(moved.contiguous(), like=inpt)
-        return wrapped
+def _empty(*shape: int) -> Tensor:
+    """Memory for a part of a batch, shared with the training process if this is a worker."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    # As torch's own default_collate does it.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-class Light(v2.Transform):  # type: ignore[misc]
-    """Another hour, haze, season or camera: a tone curve a band, then saturation and hue.
-
-    Works with any number of bands: brightness, contrast and gamma are common to all, a slight cast
-    is a band's own; saturation draws bands to or from their mean; hue turns the first three.
-
-    Args:
-        brightness: Largest shift, as a share of the value range.
-        contrast: Largest factor about mid-grey.
-        gamma: Largest exponent.
-        cast: Largest factor of a single band.
-        saturation: Smallest and largest factor of the distance to grey.
-        hue: Largest turn about the grey axis, in degrees.
-    """
-
-    _transformed_types = (tv_tensors.Image,)
-
-    def __init__(
-        self,
-        brightness: float = 0.15,
-        contrast: float = 1.4,
-        gamma: float = 1.5,
-        cast: float = 1.1,
-        saturation: tuple[float, float] = (0.2, 1.8),
-        hue: float = 15.0,
-    ) -> None:
-        super().__init__()
-        self.brightness, self.contrast, self.gamma, self.cast = brightness, contrast, gamma, cast
-        self.saturation, self.hue = saturation, hue
-
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Draw tone curves, shape ``(bands, 256)``, and a colour matrix ``(bands, bands)``."""
-        bands = flat_inputs[0].shape[-3]
-        gamma, contrast = (
-            math.exp(math.log(most) * float(torch.empty(()).uniform_(-1, 1)))
-            for most in (self.gamma, self.contrast)
-        )
-        shift = self.brightness * float(torch.empty(()).uniform_(-1, 1))
-        cast = torch.empty(bands, 1).uniform_(-1, 1).mul_(math.log(self.cast)).exp_()
-        values = torch.linspace(0, 1, 256) ** gamma
-        curves = (((values - 0.5) * contrast + 0.5 + shift) * cast).clamp_(0, 1)
-        strength = float(torch.empty(()).uniform_(*self.saturation))
-        colors = strength * torch.eye(bands) + (1 - strength) / bands
-        turn = math.radians(self.hue) * float(torch.empty(()).uniform_(-1, 1))
-        if bands >= 3:
-            rotation = torch.eye(bands)
-            rotation[:3, :3] = _about_grey(turn)
-            colors = rotation @ colors
-        return {"curves": curves * 255, "colors": colors}
-
-    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Look the values up in the curves and mix the bands."""
-        values = inpt.as_subclass(Tensor)
-        # A table of 256 values a band is far cheaper than powers of every pixel.
-        toned = torch.stack(
-            [curve[band.int()] for curve, band in zip(params["curves"], values, strict=True)]
-        )
-        mixed = params["colors"] @ toned.flatten(1)
-        mixed = mixed.round_().clamp_(0, 255).to(torch.uint8)
-        wrapped: Tensor = tv_tensors.wrap(mixed.view_as(values), like=inpt)
-        return wrapped
+@contextmanager
+def _torch_generator_kept() -> Iterator[None]:
+    """Leave torch's generator as it was: augmenting has no part in the network's dropout."""
+    state = torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
-def _about_grey(angle: float) -> Tensor:
-    """Rotation about (1, 1, 1), Rodrigues' formula: grey stays grey."""
-    axis = 1 / math.sqrt(3)
-    cross = torch.tensor([[0.0, -axis, axis], [axis, 0.0, -axis], [-axis, axis, 0.0]])
-    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
-
-
-def augmentation(preset: str, fill: Sequence[float]) -> Augmentation | None:
-    """The transforms of ``training.augment``.
-
-    Args:
-        preset: ``none``; ``geometric``, the eight symmetries; ``aerial``, with them any rotation
-            and zoom, and another light.
-        fill: Value of each band for image pixels from outside the tile; their label is 255.
-
-    Raises:
-        ValueError: If there is no such preset.
-    """
-    if preset == "none":
-        return None
-    if preset == "geometric":
-        symmetries: Augmentation = Symmetries()
-        return symmetries
-    if preset == "aerial":
-        outside = {tv_tensors.Image: [round(v) for v in fill], tv_tensors.Mask: IGNORE}
-        aerial: Augmentation = v2.Compose(
-            [
-                Symmetries(),
-                v2.RandomApply(
-                    [
-                        v2.RandomAffine(
-                            45,
-                            translate=(0.1, 0.1),
-                            scale=(0.6, 2.0),
-                            interpolation=v2.InterpolationMode.BILINEAR,
-                            fill=outside,
-                        )
-                    ],
-                    p=0.5,
-                ),
-                v2.RandomApply([Light()], p=0.8),
-            ]
-        )
-        return aerial
-    raise ValueError(f"no augmentation {preset!r}")
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch takes it for a list of samples
+    return batch
 
 
 class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor lightning
@@ -325,7 +197,11 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
 
     def _loader(self, tiles: TileDataset, *, shuffled: bool) -> DataLoader[Batch]:
         sampler = EpochSampler(
-            len(tiles), self.seed, shuffled=shuffled, rank=self._rank, world=self._world
+            tiles.stretches,
+            self.seed,
+            shuffle=self.settings.shuffle if shuffled else None,
+            rank=self._rank,
+            world=self._world,
         )
         workers = self.settings.workers
         return DataLoader(
@@ -333,6 +209,7 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
             batch_size=self.settings.batch_size,
             sampler=sampler,
             num_workers=workers,
+            collate_fn=_as_it_is,
             drop_last=shuffled and len(sampler) >= self.settings.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from pipeline import checkpoint
-from pipeline.batches import EpochSampler, TileData
+from pipeline.batches import TileData
 from pipeline.config import TrainingSettings
+from pipeline.draws import EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.networks import resolve_precision
 from pipeline.nomenclature import IGNORE

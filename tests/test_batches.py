@@ -8,34 +8,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torchvision import tv_tensors
 
 from pipeline.batches import (
-    Draw,
-    EpochSampler,
-    Light,
-    Symmetries,
     TileData,
     TileDataset,
-    augmentation,
     band_statistics,
     class_frequencies,
     median_frequency_weights,
 )
 from pipeline.config import TrainingSettings
+from pipeline.draws import Draw
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import IGNORE
-from pipeline.shards import (
-    LAYOUT,
-    Manifest,
-    ShardReader,
-    ShardWriter,
-    SplitCounts,
-    Tile,
-    encode,
-    record_bound,
-)
+from pipeline.records import Runs, Tile, encode_tile, record_bound
+from pipeline.shards import LAYOUT, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")
 SIDE = 8
@@ -76,21 +63,20 @@ def shard(tmp_path: Path) -> Shard:
         pixel: float = 0.5,
     ) -> ShardReader:
         bands = next(tile for group in tiles.values() for tile in group).image.shape[0]
-        whole = np.ones((SIDE, SIDE), np.bool_)
         splits, counts, first = {}, {}, 0
         writer = ShardWriter(
             tmp_path / f"{sheet}.lmdb", 100, record_bound(SIDE, bands, len(classes))
         )
         for split, group in tiles.items():
             total = SplitCounts.nothing(bands, len(classes))
-            for tile in group:
-                writer.put(encode(tile))
-                total += SplitCounts.of(tile, whole, len(classes))
+            for position, tile in enumerate(group, first):
+                writer.put(position, encode_tile(tile))
+                total += SplitCounts.of(tile.image, Runs.of(tile.label), None, len(classes))
             splits[split], counts[split] = (first, first + len(group)), total
             first += len(group)
         grid = PixelGrid("EPSG:25830", 7e5, 4.4e6, pixel, pixel, 100, 100)
         writer.finish(
-            Manifest(LAYOUT, sheet, grid, bands, SIDE, classes, nomenclature, "sum", splits, counts)
+            Manifest(LAYOUT, sheet, grid, bands, SIDE, classes, nomenclature, "raw", splits, counts)
         )
         return ShardReader(tmp_path / f"{sheet}.lmdb")
 
@@ -110,27 +96,6 @@ def test_tiles_of_a_split_are_counted_over_the_shards(shard: Shard) -> None:
     ]
     assert numbers(readers, "train") == [2, 3, 5]
     assert numbers(readers, "validation") == [4, 6, 7]
-
-
-def test_an_order_depends_on_seed_and_epoch_and_draws_each_tile_once() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochSampler(50, seed, shuffled=True)
-        sampler.set_epoch(epoch)
-        return [draw.tile for draw in sampler]
-
-    assert sorted(order(1, 0)) == list(range(50))
-    assert order(1, 3) == order(1, 3)
-    assert len({tuple(order(1, 0)), tuple(order(1, 1)), tuple(order(2, 0))}) == 3
-    assert [d.tile for d in EpochSampler(5, 1, shuffled=False)] == [0, 1, 2, 3, 4]
-
-
-def test_processes_share_training_evenly_and_validation_without_repetition() -> None:
-    train = [list(EpochSampler(7, 0, shuffled=True, rank=r, world=3)) for r in range(3)]
-    assert [len(draws) for draws in train] == [3, 3, 3]
-    assert {d.tile for draws in train for d in draws} == set(range(7))
-    samplers = [EpochSampler(7, 0, shuffled=False, rank=r, world=3) for r in range(3)]
-    assert [len(sampler) for sampler in samplers] == [3, 2, 2]
-    assert sorted(d.tile for sampler in samplers for d in sampler) == list(range(7))
 
 
 @pytest.mark.parametrize("augment", ["geometric", "aerial"])
@@ -162,76 +127,14 @@ def test_augmenting_leaves_the_global_generator_alone(shard: Shard) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_symmetries_are_the_eight_of_the_square_and_move_label_with_image() -> None:
-    image = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4)
-    expected = {
-        tuple(torch.rot90(side, turns, (-2, -1)).flatten().tolist())
-        for side in (image, image.flip(-1))
-        for turns in range(4)
-    }
-    seen = set()
-    torch.manual_seed(0)
-    for _ in range(200):
-        moved, label = Symmetries()(tv_tensors.Image(image), tv_tensors.Mask(image[0]))
-        assert torch.equal(moved[0], label)
-        seen.add(tuple(moved.flatten().tolist()))
-    assert seen == expected
-    assert len(seen) == 8
-
-
-@pytest.mark.parametrize("bands", [1, 3, 4])
-def test_light_keeps_labels_and_changes_any_number_of_bands(bands: int) -> None:
-    torch.manual_seed(0)
-    image = tv_tensors.Image(torch.randint(0, 256, (bands, 16, 16), dtype=torch.uint8))
-    label = tv_tensors.Mask(torch.randint(0, 3, (16, 16), dtype=torch.uint8))
-    changed, same = Light()(image, label)
-    assert changed.dtype == torch.uint8
-    assert changed.shape == image.shape
-    assert not torch.equal(changed, image)
-    assert torch.equal(same, label)
-
-
-def test_light_that_changes_nothing_gives_the_same_values() -> None:
-    image = tv_tensors.Image(torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8))
-    still = Light(0, 1, 1, 1, (1, 1), 0)
-    assert torch.equal(still(image), image)
-
-
-def test_light_keeps_grey_grey_without_a_cast() -> None:
-    image = tv_tensors.Image(
-        torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
-    )
-    torch.manual_seed(3)
-    changed = Light(cast=1, hue=30)(image)
-    assert int((changed.int() - changed[:1].int()).abs().max()) <= 1  # rounding
-    assert not torch.equal(changed, image)
-
-
-def test_aerial_marks_what_lies_outside_the_tile_as_ignored() -> None:
-    augment = augmentation("aerial", [200.0, 200.0, 200.0])
-    assert augment is not None
-    image = tv_tensors.Image(torch.zeros((3, 32, 32), dtype=torch.uint8))
-    label = tv_tensors.Mask(torch.ones((32, 32), dtype=torch.uint8))
-    ids, inside = set(), []
-    torch.manual_seed(0)
-    for _ in range(40):
-        _, moved = augment(image, label)
-        assert moved.shape == (32, 32)
-        ids |= set(moved.flatten().tolist())
-        inside.append(float((moved == 1).float().mean()))
-    assert ids == {1, IGNORE}
-    assert min(inside) > 0.2
-    assert max(inside) == 1.0
-
-
 def test_median_frequency_weights_by_hand() -> None:
     # Two tiles of 64 labelled pixels; water in both, 32 + 16; olives in both, 24 + 48; road in
     # the first alone, 8: frequencies 48/128, 72/128 and 8/64.
     first = np.repeat(np.array([0, 1, 2], np.uint8), [32, 24, 8]).reshape(SIDE, SIDE)
     second = np.repeat(np.array([0, 1], np.uint8), [16, 48]).reshape(SIDE, SIDE)
-    whole = np.ones((SIDE, SIDE), np.bool_)
-    counts = SplitCounts.of(plain(0, label=first), whole, 3) + SplitCounts.of(
-        plain(0, label=second), whole, 3
+    image = plain(0).image
+    counts = SplitCounts.of(image, Runs.of(first), None, 3) + SplitCounts.of(
+        image, Runs.of(second), None, 3
     )
     frequencies = class_frequencies(counts, CLASSES)
     assert frequencies == (48 / 128, 72 / 128, 8 / 64)
