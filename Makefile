@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,6 +21,15 @@ demo: setup  ## the whole workflow on a made-up province, in a few minutes
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest
+
+# SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1: see
+# tests/benchmarks/README.md.
+bench: setup  ## benchmarks at full size, for hours: benchmarks.json and a table
+	$(BIN)/python -m tests.benchmarks $(if $(SIZE),--size $(SIZE)) $(if $(REPEAT),--repeat $(REPEAT)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(FOLDER),--folder "$(FOLDER)") \
+		$(if $(OUT),--out "$(OUT)") $(if $(PEERS),--peers "$(PEERS)") \
+		$(if $(PEER_SHARE),--peer-share $(PEER_SHARE)) \
+		$(if $(IMAGERY),--imagery "$(IMAGERY)") $(if $(KEEP),--keep)
 
 lint: setup  ## ruff, mypy, snakemake --lint
 	$(BIN)/ruff check .

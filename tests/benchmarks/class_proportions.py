@@ -1,21 +1,15 @@
 """Class proportions of one sheet of a base of 2.5 million polygons, against reading its geometry.
 
-    python -m tests.benchmarks.class_proportions [--folder DIR] [--polygons 2500000] [--repeat 5]
+    python -m tests.benchmarks.class_proportions --base BASE.gpkg --polygons N --step resolved
 
-The reference is ``geopandas.read_file`` with the same bounding box and no columns. Times are
-medians of alternating runs after one of each to warm up; memory is the peak of a process that does
-nothing else.
+The reference is ``geopandas.read_file`` with the same bounding box and no columns. Each step is
+done once untimed and then timed, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,116 +18,109 @@ import geopandas
 
 from pipeline import nomenclature, siose, siose_values
 from pipeline.config import SioseSettings, read_yaml
-from tests.benchmarks import province
+from tests.benchmarks import harness, province
+from tests.benchmarks.harness import Comparison, Prepared, Run, Setup
+from tests.benchmarks.machine import ROOT
 
 SHEET_POLYGONS = 100_000
-FOREST = Path(__file__).parents[2] / "configs" / "nomenclatures" / "forest.yaml"
+BENDS = 6
+FOREST = ROOT / "configs" / "nomenclatures" / "forest.yaml"
+BAR, MEMORY_MB = 1.5, 1500
+
+Box = tuple[float, float, float, float]
 
 
-def proportions(base: Path, index: Path, box: tuple[float, float, float, float], out: Path) -> int:
-    """All that the stage does for a sheet: open, resolve, write."""
+class ClassProportions:
+    """The benchmark."""
+
+    def prepare(self, setup: Setup) -> Prepared:
+        """The base, and its values indexed."""
+        side = math.ceil(math.sqrt(setup.province))
+        base = setup.folder / f"tesela_province_{setup.province}_{BENDS}.gpkg"
+        if not base.exists():
+            part = base.with_suffix(".part.gpkg")
+            province.write_province(part, side, side, BENDS)
+            part.rename(base)
+
+        def run(step: str) -> Run:
+            command = harness.module(
+                "tests.benchmarks.class_proportions", "--base", str(base), "--polygons",
+                str(setup.province), "--step", step,
+            )  # fmt: skip
+            return Run(command, inside=True, reads=(base,))
+
+        index(base)
+        names = ("geometry", "resolved", "written")
+        runs = {name: run(name) for name in names} | {"index": run("index")}
+        comparisons = (
+            Comparison("class proportions", "resolved", ("geometry",), BAR, memory_mb=MEMORY_MB),
+            Comparison("class proportions, written", "written", ("geometry",)),
+            Comparison("values table indexed, once a base", "index"),
+        )
+        sizes = {
+            "polygons": side * side,
+            "vertices_a_polygon": 4 * BENDS + 1,
+            "polygons_of_sheet": min(SHEET_POLYGONS, setup.province),
+        }
+        return Prepared(sizes, runs, comparisons)
+
+
+BENCHMARK: harness.Benchmark = ClassProportions()
+
+
+def middle_of(polygons: int) -> Box:
+    """A sheet in the middle of a base: left, bottom, right, top."""
+    side = math.ceil(math.sqrt(polygons))
+    extent = province.CELL * math.sqrt(min(SHEET_POLYGONS, polygons))
+    middle = province.CELL * side / 2 - extent / 2
+    left, bottom = province.LEFT + middle, province.BOTTOM + middle
+    return (left, bottom, left + extent, bottom + extent)
+
+
+def geometry(base: Path, box: Box) -> int:
+    """Read the polygons of a sheet without any column."""
+    return len(geopandas.read_file(base, layer="T_POLIGONOS", bbox=box, columns=[]))
+
+
+def resolved(base: Path, box: Box, out: Path | None = None) -> int:
+    """What the stage does for a sheet: open, resolve, and write where a file is given."""
     classes = nomenclature.parse(read_yaml(FOREST), str(FOREST))
     opened = siose.open_base(base)
-    values = siose_values.open_index(index, opened)
+    values = siose_values.open_index(base.with_suffix(".arrow"), opened)
     frame, _ = siose.class_proportions(
         opened, box, box, province.CRS, classes, SioseSettings(), values, threads=2
     )
-    siose.write_proportions(frame, out, classes.fingerprint)
+    if out is not None:
+        siose.write_proportions(frame, out, classes.fingerprint)
     return len(frame)
 
 
-def resolved(base: Path, index: Path, box: tuple[float, float, float, float]) -> int:
-    """The same without writing."""
-    classes = nomenclature.parse(read_yaml(FOREST), str(FOREST))
-    opened = siose.open_base(base)
-    values = siose_values.open_index(index, opened)
-    frame, _ = siose.class_proportions(
-        opened, box, box, province.CRS, classes, SioseSettings(), values, threads=2
-    )
-    return len(frame)
-
-
-def index(base: Path, path: Path) -> int:
+def index(base: Path) -> int:
     """Index the values table, once a run."""
     table = siose_values.index_values(siose.open_base(base))
-    siose_values.write_index(table, path)
+    siose_values.write_index(table, base.with_suffix(".arrow"))
     return len(table)
 
 
-def timed(work: Callable[[], int]) -> float:
-    """Seconds that something takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def main() -> None:
-    """Make the base where it is not there, measure, print."""
+    """Time a step, as the command line says."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    arguments.add_argument("--polygons", type=int, default=2_500_000)
-    arguments.add_argument("--bends", type=int, default=6)
-    arguments.add_argument("--repeat", type=int, default=5)
-    arguments.add_argument("--only", choices=["index", "proportions"])
+    arguments.add_argument("--base", type=Path, required=True)
+    arguments.add_argument("--polygons", type=int, required=True)
+    arguments.add_argument("--step", required=True)
     given = arguments.parse_args()
-    side = math.ceil(math.sqrt(given.polygons))
-    base = given.folder / f"tesela_province_{given.polygons}_{given.bends}.gpkg"
-    values, out = base.with_suffix(".arrow"), base.with_suffix(".parquet")
-    if not base.exists():
-        province.write_province(base, side, side, given.bends)
-    extent = province.CELL * math.sqrt(min(SHEET_POLYGONS, given.polygons))
-    middle = province.CELL * side / 2 - extent / 2
-    left, bottom = province.LEFT + middle, province.BOTTOM + middle
-    box = (left, bottom, left + extent, bottom + extent)
-    if given.only:  # a process of its own, whose memory is this step's
-        work = {"index": lambda: index(base, values),
-                "proportions": lambda: proportions(base, values, box, out)}  # fmt: skip
-        work[given.only]()
-        # Not ru_maxrss, which a process inherits from the one that started it.
-        status = Path("/proc/self/status").read_text("utf-8")
-        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-        return
-    indexing = timed(lambda: index(base, values))
+    base, box = given.base, middle_of(given.polygons)
     steps: dict[str, Callable[[], int]] = {
-        "reference": lambda: len(
-            geopandas.read_file(base, layer="T_POLIGONOS", bbox=box, columns=[])
-        ),
-        "resolved": lambda: resolved(base, values, box),
-        "resolved and written": lambda: proportions(base, values, box, out),
+        "geometry": lambda: geometry(base, box),
+        "resolved": lambda: resolved(base, box),
+        "written": lambda: resolved(base, box, base.with_suffix(".parquet")),
+        "index": lambda: index(base),
     }
-    count = {name: step() for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(given.repeat):
-        for name, step in steps.items():
-            seconds[name].append(timed(step))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    peak = {
-        step: float(
-            subprocess.run(
-                [sys.executable, "-m", "tests.benchmarks.class_proportions", "--only", step,
-                 "--folder", str(given.folder), "--polygons", str(given.polygons),
-                 "--bends", str(given.bends)],
-                check=True, capture_output=True, text=True,
-            ).stdout
-        )
-        for step in ("index", "proportions")
-    }  # fmt: skip
-    print(
-        json.dumps(
-            {
-                "polygons": side * side,
-                "vertices": 4 * given.bends + 1,
-                "sheet": count,
-                "index_seconds": round(indexing, 2),
-                "median_seconds": {name: round(value, 3) for name, value in median.items()},
-                "ratio": {
-                    name: round(value / median["reference"], 2) for name, value in median.items()
-                },
-                "peak_mib": {name: round(value) for name, value in peak.items()},
-            },
-            indent=1,
-        )
-    )
+    work = steps[given.step]
+    work()
+    began = time.perf_counter()
+    found = work()
+    harness.answer(time.perf_counter() - began, polygons=found)
 
 
 if __name__ == "__main__":
