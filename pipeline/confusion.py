@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counting import IDS, pair_counts
 from pipeline.errors import InputError
 from pipeline.nomenclature import IGNORE
 
 LAYOUT = 1
 """Version of the JSON file; raised when its keys change their meaning."""
-
-_IDS = 256  # of uint8
 
 
 def confusion_counts(
@@ -61,14 +60,9 @@ def _pairs(
         )
     if reference.dtype != np.uint8 or mapped.dtype != np.uint8:
         raise ValueError(f"ids are uint8, not {reference.dtype} and {mapped.dtype}")
-    if not 0 < classes <= ignore < _IDS:
+    if not 0 < classes <= ignore < IDS:
         raise ValueError(f"{classes} classes do not fit below the id {ignore}")
-    # Both ids in one 16-bit code: one pass counts the pairs, and a wrong id shows in the result,
-    # so that nothing has to look at the pixels a second time.
-    codes = reference.astype(np.uint16).ravel()
-    codes <<= 8
-    codes |= mapped.ravel()
-    pairs = np.bincount(codes, minlength=_IDS * _IDS).reshape(_IDS, _IDS).astype(np.int64)
+    pairs = pair_counts(reference, mapped)
     known = [*range(classes), ignore]
     for what, totals in (("reference", pairs.sum(axis=1)), ("map", pairs.sum(axis=0))):
         totals[known] = 0

@@ -22,13 +22,12 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from pipeline.config import SPLITS, TilingSettings
+from pipeline.config import SPLITS, Split, TilingSettings
+from pipeline.counting import TileCounter
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
-from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.nomenclature import Nomenclature
 from pipeline.sheets import Sheet
-
-ReadLabels = Callable[[Window], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -128,28 +127,24 @@ def tile_windows(ground: Window, sheet: Window, settings: TilingSettings) -> lis
     ]
 
 
-def plan_tiles(
-    sheet: str,
+def candidate_tiles(
     grid: PixelGrid,
     ground: Sequence[Ground],
     foreign: Sequence[tuple[str, tuple[float, float, float, float]]],
-    read: ReadLabels,
     settings: TilingSettings,
-    classes: int,
-) -> list[PlannedTile]:
-    """Tiles of one sheet with enough labelled pixels, sorted by split, row, column.
+) -> list[tuple[Split, Window]]:
+    """Split and window of the tiles of one sheet, whatever their labels.
 
     Args:
-        sheet: Name of the sheet.
-        grid: Its pixel grid.
+        grid: The sheet's pixel grid.
         ground: The sheet's ground.
         foreign: Split and bounds (in the sheet's CRS) of other sheets' ground.
-        read: Reads labels of a window inside the sheet.
-        settings: Tile size, stride and ``min_labelled``.
-        classes: Number of classes.
+        settings: Tile size and stride.
+
+    Returns:
+        Sorted by split, row, column.
     """
-    needed = max(1, math.ceil(settings.min_labelled * settings.tile_px**2 - 1e-9))
-    tiles = []
+    tiles: list[tuple[Split, Window]] = []
     for split in SPLITS:
         before = SPLITS[SPLITS.index(split) + 1 :]
         barred = [bounds for other, bounds in foreign if other in before]
@@ -164,11 +159,61 @@ def plan_tiles(
             )
         ]
         windows.sort(key=lambda window: (window.row, window.col))
-        for window, labels in _labels_by_row(windows, grid, read):
-            counts = np.bincount(labels[labels != IGNORE].ravel(), minlength=classes)
-            if counts.sum() >= needed:
-                tiles.append(PlannedTile(sheet, window, split, tuple(int(c) for c in counts)))
+        tiles += [(split, window) for window in windows]
     return tiles
+
+
+def enough_labelled(
+    sheet: str,
+    candidates: Sequence[tuple[Split, Window]],
+    class_pixels: NDArray[np.int64],
+    settings: TilingSettings,
+) -> list[PlannedTile]:
+    """Tiles of one sheet with enough labelled pixels, in the order of the candidates.
+
+    Args:
+        sheet: Name of the sheet.
+        candidates: Split and window of each tile.
+        class_pixels: Pixels of each class, shape ``(candidates, classes)``.
+        settings: Tile size and ``min_labelled``.
+    """
+    needed = max(1, math.ceil(settings.min_labelled * settings.tile_px**2 - 1e-9))
+    enough = np.flatnonzero(class_pixels.sum(axis=1) >= needed).tolist()
+    counts = class_pixels.tolist()
+    return [
+        PlannedTile(sheet, window, split, tuple(counts[i]))
+        for i in enough
+        for split, window in (candidates[i],)
+    ]
+
+
+def plan_tiles(
+    sheet: str,
+    grid: PixelGrid,
+    ground: Sequence[Ground],
+    foreign: Sequence[tuple[str, tuple[float, float, float, float]]],
+    read: Callable[[Window], NDArray[np.uint8]],
+    settings: TilingSettings,
+    classes: int,
+    block: tuple[int, int] = (512, 512),
+) -> list[PlannedTile]:
+    """Tiles of one sheet with enough labelled pixels, sorted by split, row, column.
+
+    Args:
+        sheet: Name of the sheet.
+        grid: Its pixel grid.
+        ground: The sheet's ground.
+        foreign: Split and bounds (in the sheet's CRS) of other sheets' ground.
+        read: Reads labels of a window inside the sheet.
+        settings: Tile size, stride and ``min_labelled``.
+        classes: Number of classes.
+        block: Height and width of the blocks of the label raster.
+    """
+    candidates = candidate_tiles(grid, ground, foreign, settings)
+    counter = TileCounter([window for _, window in candidates], grid.window, classes, block)
+    for window in counter.windows:
+        counter.add(window, counter.count(window, read(window)))
+    return enough_labelled(sheet, candidates, counter.class_pixels, settings)
 
 
 def check_plan(
@@ -292,28 +337,6 @@ def _block_splits(
         place: "test" if i < test else "validation" if i < test + validation else "train"
         for i, place in enumerate(ranked)
     }
-
-
-def _labels_by_row(
-    windows: Sequence[Window], grid: PixelGrid, read: ReadLabels
-) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-    """Labels of windows that are sorted by row: each row of windows is read in one piece."""
-    start = 0
-    while start < len(windows):
-        end = start
-        while end < len(windows) and windows[end].row == windows[start].row:
-            end += 1
-        row = windows[start:end]
-        band = Window(
-            row[0].col, row[0].row, row[-1].right - row[0].col, row[0].height
-        ).intersection(grid.window)
-        assert band is not None
-        pixels = read(band)
-        for window in row:
-            inside = window.intersection(grid.window)
-            assert inside is not None
-            yield window, pixels[inside.slices(band)]
-        start = end
 
 
 def _overlap(a: Sequence[float], b: Sequence[float], near: float) -> bool:

@@ -67,6 +67,16 @@ def test_the_counts_are_those_of_counting_one_by_one_and_of_torchmetrics() -> No
     np.testing.assert_array_equal(counts, theirs.numpy())
 
 
+def test_areas_larger_than_a_chunk_count_as_one_by_one() -> None:
+    """A map that follows the reference but for an edge, and noise in one corner."""
+    reference = np.kron(noise((9, 7), 8), np.ones((90, 100), np.uint8))
+    mapped = np.roll(reference, (2, 3), (0, 1))
+    mapped[:200, :200] = noise((200, 200), 9)
+    counts = confusion_counts(reference, mapped, 4)
+    expected = [[((reference == i) & (mapped == j)).sum() for j in range(4)] for i in range(4)]
+    np.testing.assert_array_equal(counts, expected)
+
+
 def test_all_255_classes_fit() -> None:
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     counts = confusion_counts(ids, ids, 255)

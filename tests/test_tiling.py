@@ -248,6 +248,55 @@ def test_counts_equal_the_pixels_of_each_window() -> None:
     assert len(set(order)) == len(order)
 
 
+@given(
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(3, 20),
+    st.integers(1, 20),
+    st.sampled_from(["sheet", "blocks"]),
+    st.sampled_from([(512, 512), (8, 8), (16, 7), (1, 60)]),
+    st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_plan_is_that_of_reading_tile_by_tile(
+    width: int,
+    height: int,
+    tile_px: int,
+    stride: int,
+    split: str,
+    block: tuple[int, int],
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([0, 1, 2, IGNORE], (height // 9 + 1, width // 7 + 1)).astype(np.uint8)
+    labels = coarse.repeat(9, axis=0).repeat(7, axis=1)[:height, :width]
+    grid = grid_of(width, height, left=-3.0, top=11.0)
+    how = tiles_of(
+        tile_px=tile_px, stride_px=min(stride, tile_px), split=split, block_px=max(16, tile_px)
+    )
+    ground = list(tiling.plan_ground({"a": sheet_of("a", "train")}, {"a": grid}, how, seed))
+    foreign = [("test", grid.bounds_of(Window(5, 5, 9, 9)))]
+    found = tiling.plan_tiles("a", grid, ground, foreign, reader(labels), how, 3, block)
+
+    expected = []
+    left, low, right, high = foreign[0][1]
+    for name in SPLITS:
+        windows = [
+            window
+            for part in ground
+            if part.split == name
+            for window in tiling.tile_windows(part.window, grid.window, how)
+        ]
+        for window in sorted(windows, key=lambda w: (w.row, w.col)):
+            x0, y0, x1, y1 = grid.bounds_of(window)
+            apart = x1 <= left + 0.3 or x0 >= right - 0.3 or y1 <= low + 0.3 or y0 >= high - 0.3
+            pixels = labels[window.row : window.bottom, window.col : window.right]
+            counts = tuple(int((pixels == c).sum()) for c in range(3))
+            if (name == "test" or apart) and sum(counts) >= tile_px**2 / 2:
+                expected.append(PlannedTile("a", window, name, counts))
+    assert found == expected
+
+
 def test_a_tile_beyond_the_sheets_edge_counts_what_is_there() -> None:
     labels = np.zeros((5, 6), np.uint8)
     assert planned(labels, min_labelled=0.4) == [
