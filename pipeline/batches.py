@@ -6,6 +6,7 @@ Images leave as uint8; the network's device normalises them.
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
@@ -24,7 +26,10 @@ from pipeline.augmentation import Augmentation, augmentation
 from pipeline.config import TrainingSettings
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
+from pipeline.node_cache import node_memory, shard_bytes
 from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
+
+log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 ``(tiles, bands, rows, cols)``, and labels, uint8 ``(tiles, rows, cols)``."""
@@ -165,6 +170,7 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
         self.bands, self.classes, self.tile_px = first.bands, first.classes, first.tile_px
         self.nomenclature = first.nomenclature
         self.pixel_size = (first.grid.pixel_width, first.grid.pixel_height)
+        _tell_of_memory(self._readers, settings)
         self._frequencies = class_frequencies(train, self.classes)
         self.mean, self.std = band_statistics(train)
         self.train_tiles = TileDataset(
@@ -223,6 +229,21 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
 def _one_thread(worker: int) -> None:
     # Workers beside a training process: more threads would only take its cores away.
     torch.set_num_threads(1)
+
+
+@rank_zero_only  # type: ignore[untyped-decorator]
+def _tell_of_memory(readers: Sequence[ShardReader], settings: TrainingSettings) -> None:
+    """Warn where tiles drawn from anywhere will not come from memory."""
+    if settings.shuffle != "full" or settings.cache_dir is not None:
+        return
+    size, memory = sum(shard_bytes(reader.folder) for reader in readers), node_memory()
+    if size > memory:
+        log.warning(
+            "the shards take %.1f GiB and memory is %.1f GiB: with `training.shuffle: full` most "
+            "tiles come from the disk, one by one. Write `training.shuffle: local`, which reads "
+            "near ones together, or name a folder on the node's own disk in `training.cache_dir`.",
+            *(size / 2**30, memory / 2**30),
+        )
 
 
 def check_agreement(manifests: Sequence[Manifest]) -> None:

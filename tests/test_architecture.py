@@ -58,6 +58,7 @@ ORDER = [
     "tiling",
     "records",
     "shards",
+    "node_cache",
     "strips",
     "slurm_jobs",
     "clusters",
