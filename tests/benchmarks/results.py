@@ -102,7 +102,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["title"],
         str(row["runs"]),
         _number(row["seconds"]),
-        "" if row["items_a_second"] is None else f"{row['items_a_second']:.0f}",
+        _rate(row["items_a_second"]),
         _number(row["reference_seconds"]),
         "" if row["ratio"] is None else f"{row['ratio']:.3f}",
         bar,
@@ -117,6 +117,12 @@ def _verdict(met: bool | None) -> str:
 
 def _number(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f}"
+
+
+def _rate(items: float | None) -> str:
+    if items is None:
+        return ""
+    return f"{items / 1e6:.0f} M" if items >= 1e7 else f"{items:.0f}"
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
