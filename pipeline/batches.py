@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import logging
 import math
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -209,6 +210,7 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
             rank=self._rank,
             world=self._world,
         )
+        _allow_open_files()
         workers = self.settings.workers
         return DataLoader(
             tiles,
@@ -220,15 +222,22 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             # Of its own: the loader takes a seed for its workers from the global one otherwise.
             generator=torch.Generator(),
         )
 
 
-def _one_thread(worker: int) -> None:
-    # Workers beside a training process: more threads would only take its cores away.
+def _start_worker(worker: int) -> None:
+    # Beside a training process: more threads would only take its cores away.
     torch.set_num_threads(1)
+    _allow_open_files()
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, usually 1024, as far as it goes: each shard is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @rank_zero_only  # type: ignore[untyped-decorator]

@@ -82,13 +82,14 @@ class EpochSampler:
         if self.shuffle is None:
             return np.arange(self.rank, self.tiles, self.world)
         rng = np.random.default_rng((self.seed, self.epoch))
-        if self.shuffle == "full":
-            order = rng.permutation(self.tiles)
-            places = np.arange(self.rank, len(self) * self.world, self.world)
-        else:
-            order = local_order(self.stretches, rng)
-            places = np.arange(len(self) * self.rank, len(self) * (self.rank + 1))
-        return order[places % self.tiles]
+        near = self.shuffle == "local"
+        order = local_order(self.stretches, rng) if near else rng.permutation(self.tiles)
+        draws = len(self)
+        if draws * self.world != self.tiles:
+            order = np.resize(order, draws * self.world)
+        if near:
+            return order[draws * self.rank : draws * (self.rank + 1)]
+        return order[self.rank :: self.world]
 
 
 def local_order(stretches: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:

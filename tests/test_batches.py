@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import gc
 import math
+import os
+import pickle
+import resource
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,21 +13,25 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
+from pipeline import batches, shards
 from pipeline.batches import (
     TileData,
     TileDataset,
+    _as_it_is,
+    _start_worker,
     band_statistics,
     class_frequencies,
     median_frequency_weights,
 )
 from pipeline.config import TrainingSettings
-from pipeline.draws import Draw
+from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import IGNORE
 from pipeline.records import Runs, Tile, encode_tile, record_bound
-from pipeline.shards import LAYOUT, Manifest, ShardReader, ShardWriter, SplitCounts
+from pipeline.shards import LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")
 SIDE = 8
@@ -98,14 +107,17 @@ def test_tiles_of_a_split_are_counted_over_the_shards(shard: Shard) -> None:
     assert numbers(readers, "validation") == [4, 6, 7]
 
 
-@pytest.mark.parametrize("augment", ["geometric", "aerial"])
-def test_batches_do_not_depend_on_the_number_of_workers(shard: Shard, augment: str) -> None:
+@pytest.mark.parametrize(
+    ("augment", "shuffle"), [("geometric", "full"), ("aerial", "full"), ("none", "local")]
+)
+def test_batches_do_not_depend_on_the_number_of_workers(
+    shard: Shard, augment: str, shuffle: str
+) -> None:
     rng = np.random.default_rng(0)
     reader = shard("a", {"train": [noise(rng) for _ in range(6)], "validation": [plain(0)]})
     drawn = []
-    # Workers first: a store that this process has opened cannot be opened in its forks.
-    for workers in (2, 0):
-        settings = TrainingSettings(batch_size=2, workers=workers, augment=augment)
+    for workers in (0, 2):
+        settings = TrainingSettings(batch_size=2, workers=workers, augment=augment, shuffle=shuffle)
         loader = TileData([reader], settings, seed=5).train_dataloader()
         epochs = []
         for epoch in (3, 4):
@@ -229,3 +241,133 @@ def test_a_last_batch_that_is_smaller_is_left_out_unless_it_is_the_only_one(shar
 
     assert sizes(2) == [2, 2]
     assert sizes(8) == [5]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_a_store_that_their_parent_has_open(shard: Shard, start: str) -> None:
+    readers = [
+        shard("a", {"train": [plain(n) for n in range(4)]}),
+        shard("b", {"train": [plain(n) for n in range(4, 8)]}),
+    ]
+    tiles = TileDataset(readers, "train", 0)
+    before = [int(tiles[Draw(0, n)][0][0, 0, 0]) for n in range(8)]
+    loader = DataLoader(
+        tiles,
+        batch_size=2,
+        sampler=EpochSampler(tiles.stretches, 0, shuffle=None),
+        num_workers=2,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start,
+    )
+    seen = [int(image[0, 0, 0]) for images, _ in loader for image in images]
+    assert before == seen == list(range(8))
+    assert int(tiles[Draw(0, 3)][0][0, 0, 0]) == 3  # the parent's is as it was
+
+
+def test_a_dataset_is_sent_without_open_stores(shard: Shard) -> None:
+    reader = shard("a", {"train": [plain(n) for n in range(50)]})
+    closed = pickle.dumps(TileDataset([reader], "train", 0))
+    tiles = TileDataset([reader], "train", 0)
+    assert int(tiles[Draw(0, 2)][0][0, 0, 0]) == 2
+    content = pickle.dumps(tiles)
+    assert len(content) == len(closed)
+    assert b"lmdb.cpython" not in content
+    assert b"Environment" not in content
+    assert int(pickle.loads(content)[Draw(0, 7)][0][0, 0, 0]) == 7
+
+
+def test_workers_that_live_on_take_up_a_copy(
+    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_LOOK_EVERY", 1)
+    tiles = {"train": [plain(1)] * 8, "validation": [plain(0)]}
+    place = tmp_path / "disk" / "a.lmdb"
+    reader = ShardReader(shard("a", tiles).folder, copy=place)
+    settings = TrainingSettings(batch_size=2, workers=2, augment="none")
+    loader = TileData([reader], settings, seed=0).train_dataloader()
+    # Of other pixels than the original, which a copy of a run never is: so that it shows.
+    other = shard("other", {"train": [plain(2)] * 8, "validation": [plain(0)]}).folder
+    assert {int(images.max()) for images, _ in loader} == {1}
+    workers = {process.pid for process in loader._iterator._workers}  # type: ignore[union-attr]
+    place.parent.mkdir()
+    other.rename(place)
+    assert {int(images.min()) for images, _ in loader} == {2}
+    assert {process.pid for process in loader._iterator._workers} == workers  # type: ignore[union-attr]
+
+
+def test_memory_is_pinned_for_cuda_alone(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        data = TileData([reader], TrainingSettings(), seed=0)
+        assert data.train_dataloader().pin_memory is there
+        assert data.val_dataloader().pin_memory is there
+
+
+def manifests_alone(folder: Path, shard_count: int, tiles: int) -> list[Path]:
+    counts = SplitCounts(tiles, 4, (1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
+    splits = {"test": (0, 9), "train": (9, tiles), "validation": (tiles, 2 * tiles)}
+    for number in range(shard_count):
+        path = folder / f"{number:04d}.lmdb"
+        path.mkdir(parents=True)
+        grid = PixelGrid("EPSG:25830", 7e5, 4.4e6, 0.5, 0.5, 54_000, 38_000)
+        manifest = Manifest(
+            LAYOUT, path.stem, grid, 3, 256, CLASSES, "f" * 32, "raw", splits,
+            dict.fromkeys(splits, counts), "c" * 32,
+        )  # fmt: skip
+        (path / MANIFEST).write_text(manifest.as_json(), encoding="utf-8")
+    return sorted(folder.iterdir())
+
+
+def test_a_dataset_grows_with_its_shards_and_not_with_their_tiles(tmp_path: Path) -> None:
+    sizes = []
+    for tiles in (1000, 100_000_000):
+        folders = manifests_alone(tmp_path / str(tiles), 1000, tiles)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            dataset = TileDataset([ShardReader(folder) for folder in folders], "train", 0)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0] / 1000)
+        finally:
+            tracemalloc.stop()
+        assert len(dataset) == 1000 * (tiles - 9)
+    assert max(sizes) < 8192  # bytes a shard
+    assert abs(sizes[1] - sizes[0]) < 256  # larger integers
+    assert len(pickle.dumps(dataset)) / 1000 < 2048
+
+
+def test_shards_may_be_more_than_the_limit_of_open_files(shard: Shard) -> None:
+    readers = [
+        shard(f"{n:02d}", {"train": [plain(n)], "validation": [plain(n)]}) for n in range(60)
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names alone
+    settings = TrainingSettings(batch_size=4, workers=1, augment="none")
+    loader = TileData(readers, settings, seed=0).train_dataloader()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 40, hard))  # the worker inherits it
+    try:
+        seen = {int(image[0, 0, 0]) for images, _ in loader for image in images}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert seen == set(range(60))
+
+
+def test_shards_larger_than_memory_are_told_of(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
+
+    def told(**settings: str) -> list[str]:
+        caplog.clear()
+        TileData([reader], TrainingSettings.model_validate(settings), seed=0)
+        return [record.getMessage() for record in caplog.records]
+
+    assert told() == []
+    monkeypatch.setattr(batches, "node_memory", lambda: 1000)
+    (message,) = told()
+    assert "`training.shuffle: local`" in message
+    assert "`training.cache_dir`" in message
+    assert told(shuffle="local") == []
+    assert told(cache_dir="$SLURM_TMPDIR") == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,18 @@ def test_runs_are_cut_at_other_places_each_epoch() -> None:
 
     assert len(pairs(0)) > 50
     assert len(pairs(0) & pairs(1)) < 10
+
+
+@pytest.mark.parametrize("shuffle", ["full", "local"])
+def test_an_order_takes_eight_bytes_a_tile(shuffle: Shuffle) -> None:
+    sampler = EpochSampler([4000] * 250, 0, shuffle=shuffle)
+    tracemalloc.start()
+    try:
+        next(iter(sampler))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 8e6 <= peak < 9e6  # of a million tiles
 
 
 def test_few_tiles_are_shuffled_as_a_whole() -> None:
