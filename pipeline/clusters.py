@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import tempfile
@@ -10,13 +11,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker
+from distributed import Client, KilledWorker, LocalCluster, Security, WorkerPlugin, get_worker
 from distributed import Future as Remote
+from distributed.core import rpc
 from distributed.deploy import Cluster
 from distributed.versions import VersionMismatchWarning
 
@@ -54,7 +56,7 @@ class _Cluster:
 
     Attributes:
         client: Its client.
-        slots: Tasks it runs at once; 0: as many as its workers have threads.
+        slots: Tasks it will run at once when all of its workers are there, as far as is known.
         hope: Takes the seconds without any worker, and says what is waited for or raises
             TeselaError.
     """
@@ -70,7 +72,8 @@ def cluster(name: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[
 
     Args:
         name: ``processes``, ``slurm``, or the address of a scheduler.
-        workers: Number of processes or of jobs.
+        workers: Number of processes or of jobs; of a cluster that is there, how many threads it
+            will have at least.
 
     Yields:
         What takes tasks, how many run at once, and a check that raises TeselaError when no
@@ -81,7 +84,7 @@ def cluster(name: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[
         TeselaError: If no worker comes.
     """
     starts = {"processes": _processes, "slurm": _slurm}
-    started = starts[name](workers) if name in starts else _existing(name)
+    started = starts[name](workers) if name in starts else _existing(name, workers)
     with started as found:
         check = _Check(found)
         while not (threads := found.client.nthreads()):
@@ -90,7 +93,7 @@ def cluster(name: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[
         _compare_versions(found.client, name)
         tasks = _Tasks(found.client)
         try:
-            yield tasks, found.slots or sum(threads.values()), check
+            yield tasks, max(found.slots, sum(threads.values())), check
         finally:
             tasks.shutdown()
 
@@ -130,18 +133,28 @@ def _slurm(jobs: int) -> Iterator[_Cluster]:
 
 
 @contextmanager
-def _existing(address: str) -> Iterator[_Cluster]:
-    with ExitStack() as stack:
-        try:
-            client = stack.enter_context(_client(address))
-        except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-            # OSError: nobody there; the others: a protocol without its library or certificate.
-            raise SettingsError(
-                f"tiling.dask: no dask scheduler answers at {address}.",
-                [(str(error) or type(error).__name__).splitlines()[0]],
-                "Start one with `dask scheduler` and write the address that it prints.",
-            ) from error
-        yield _Cluster(client, 0, _waiting(f"the cluster at {address}"))
+def _existing(address: str, workers: int) -> Iterator[_Cluster]:
+    try:
+        kind = asyncio.run(asyncio.wait_for(_kind(address), CONNECT))
+        reason = "" if kind == "Scheduler" else f"it is a {kind.lower()} of one"
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        # OSError: nobody there; the others: a protocol without its library or certificate.
+        reason = (str(error) or f"no answer within {CONNECT:.0f} s").splitlines()[0]
+    if reason:
+        raise SettingsError(
+            f"tiling.dask: there is no dask scheduler at {address}.",
+            [reason],
+            "Start one with `dask scheduler` and write the address that it prints.",
+        )
+    with _client(address) as client:
+        yield _Cluster(client, workers, _waiting(f"the cluster at {address}"))
+
+
+async def _kind(address: str) -> str:
+    """Who answers at an address; a client that gets no answer there cannot be closed."""
+    arguments = Security().get_connection_args("client")
+    async with rpc(address, timeout=CONNECT, connection_args=arguments) as there:
+        return str((await there.identity())["type"])
 
 
 @contextmanager
@@ -199,9 +212,10 @@ class _Check:
 
 def _compare_versions(client: Client, name: str) -> None:
     """Refuse a cluster of other versions: it fails in odd ways, or cuts other bytes."""
-    found = client.get_versions(packages=list({*_IN_WORKERS}))
+    # Python is told unasked; asked for, it would be looked for among the packages.
+    found = client.get_versions(packages=_IN_WORKERS[1:])
     ours = found["client"]["packages"]
-    answers = {"the scheduler": found["scheduler"], **found["workers"]}
+    answers = {"the scheduler": found["scheduler"]} | dict(sorted(found["workers"].items()))
     others: dict[tuple[str, str, str], list[str]] = {}
     for place, answer in answers.items():
         for package in _IN_WORKERS if place in found["workers"] else _EVERYWHERE:

@@ -48,7 +48,8 @@ def engine(name: str, workers: int, threads: int) -> Iterator[Engine]:
     Args:
         name: ``threads`` of this process, ``processes`` of this machine, jobs of ``slurm``, or
             the address of a dask scheduler such as ``tcp://node1:8786``.
-        workers: Number of processes or of jobs.
+        workers: Number of processes or of jobs; of a cluster that is there, how many threads it
+            will have at least: those of workers that come later count in ``slots`` only so.
         threads: Number of threads.
 
     Raises:

@@ -59,7 +59,7 @@ class SlurmJobs:
             return f"squeue ({answer.stderr.strip()})"
         jobs = [line for line in answer.stdout.splitlines() if line.split()[0] in self.ids]
         if jobs:
-            return f"a worker for {seconds:.0f} s; its jobs: {', '.join(jobs)}"
+            return f"a worker since {seconds:.0f} s; jobs: {', '.join(jobs)}"
         raise TeselaError(
             "tiling.dask: slurm: all jobs of the step have ended, and it has not.",
             [f"job {job}: {_last_words(job)}" for job in self.ids],
@@ -132,7 +132,9 @@ def _cluster(ids: list[str], refused: list[str]) -> Cluster:
     if lacking:
         raise SettingsError("tiling.dask: slurm: how large is a job?", lacking, _REMEDY)
     # No dashboard: its port is taken by whoever came first to a login node.
-    options = {"dashboard": False, "dashboard_address": ":0"} | (asked["scheduler-options"] or {})
+    options = {"dashboard": False, "dashboard_address": ":0"} | (
+        dask.config.get("jobqueue.slurm.scheduler-options", None) or {}
+    )
     try:
         return SLURMCluster(job_cls=Job, scheduler_options=options, silence_logs=logging.CRITICAL)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -145,7 +147,8 @@ def _cluster(ids: list[str], refused: list[str]) -> Cluster:
 
 def _reason(message: str) -> str:
     """What sbatch says, out of what dask-jobqueue says about it."""
-    return " ".join(message.rpartition("stderr:\n")[2].split())
+    lines = message.rpartition("stderr:\n")[2].strip().splitlines()
+    return "; ".join(line.removeprefix("sbatch: error: ") for line in lines)
 
 
 def _last_words(job: str) -> str:
