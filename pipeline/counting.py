@@ -7,24 +7,24 @@ equals the one before, the pixels are counted one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grid import Window
-from pipeline.nomenclature import IGNORE
-
 IDS = 256
 """Ids that uint8 has."""
 
-ACROSS = 8192
-"""Columns that are read at once: 4 MB of a class raster at blocks of 512 pixels."""
-
 _CHUNK = 2**19  # pixels; what is made of them stays in the cache of a core
 _WORD = 8  # pixels that are looked at together: 2**3
+
+_FEW = 2**17  # pixels that are counted one by one
+_SIDE, _SAMPLED = (
+    512,
+    32,
+)  # pixels a side of squares that are noise or not; one row in so many is seen
 
 # From so many begins of runs on, a word or a pixel, it costs less to count pixels.
 _BUSY_WORDS, _BUSY = 0.7, 1 / 8
@@ -57,7 +57,8 @@ def id_counts(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
         if starts is None:
             # Two pixels in one number: half as many to count.
             even = part.size - part.size % 2
-            _add(couples.reshape(-1), np.bincount((part[:even] + _ONE).view(np.uint16)))
+            for few in _few(even):
+                _add(couples.reshape(-1), np.bincount((part[:even][few] + _ONE).view(np.uint16)))
             _add(total, np.bincount(part[even:] + _ONE))
         else:
             _add(total, _weighed(part.take(starts) + _ONE, starts, part.size))
@@ -83,7 +84,8 @@ def pair_counts(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[
     for one, other in _parts(first, second):
         starts = room.starts(one, other)
         if starts is None:
-            _add(total.reshape(-1), np.bincount(_coded(one, other)))
+            for few in _few(one.size):
+                _add(total.reshape(-1), np.bincount(_coded(one[few], other[few])))
         else:
             codes = _coded(one.take(starts), other.take(starts))
             _add(total.reshape(-1), _weighed(codes, starts, one.size))
@@ -123,145 +125,6 @@ def cell_counts(ids: NDArray[np.uint8], edges: NDArray[np.intp]) -> NDArray[np.i
             counts = _weighed(codes, starts, part.size)
         _add(total.reshape(-1), counts)
     return np.roll(total, -1, axis=1)
-
-
-def block_windows(sheet: Window, wanted: Iterable[Window], height: int, width: int) -> list[Window]:
-    """Windows of whole blocks that hold all wanted pixels: read them, and no block is read twice.
-
-    Args:
-        sheet: All pixels of the raster.
-        wanted: Windows of which pixels are wanted; they may overlap, and reach beyond the sheet.
-        height: Rows of the raster's blocks.
-        width: Columns of the raster's blocks.
-
-    Returns:
-        Row by row of blocks; at most :data:`ACROSS` columns wide, or one block where that is more.
-    """
-    touched = np.zeros((-(-sheet.height // height), -(-sheet.width // width)), bool)
-    for window in wanted:
-        part = window.intersection(sheet)
-        if part is not None:
-            touched[
-                part.row // height : -(-part.bottom // height),
-                part.col // width : -(-part.right // width),
-            ] = True
-    found = []
-    most = max(1, ACROSS // width)
-    for down, row in enumerate(touched):
-        turns = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
-        for begin, end in zip(turns[::2], turns[1::2], strict=True):
-            for first in range(begin, end, most):
-                blocks = min(most, end - first)
-                part = Window(first * width, down * height, blocks * width, height)
-                part = part.intersection(sheet)
-                assert part is not None
-                found.append(part)
-    return found
-
-
-class TileCounter:
-    """Counts the labelled pixels of a sheet's tiles, a window of whole blocks at a time.
-
-    Each block is decoded once, however many tiles it is part of: what a window has of a tile is
-    added to what other windows have of it. :meth:`count` may be called from any thread;
-    :meth:`add` from one at a time, in any order.
-
-    Args:
-        tiles: Windows of the tiles; they may overlap, and reach beyond the sheet.
-        sheet: All pixels of the sheet.
-        classes: Number of classes.
-        block: Height and width of the blocks of the label raster.
-
-    Attributes:
-        windows: Windows of the sheet to read, count and add.
-        class_pixels: Pixels of each class, shape ``(tiles, classes)``; complete when all windows
-            are added.
-    """
-
-    def __init__(
-        self,
-        tiles: Sequence[Window],
-        sheet: Window,
-        classes: int,
-        block: tuple[int, int],
-    ) -> None:
-        self._classes = classes
-        self.windows = block_windows(sheet, tiles, *block)
-        self.class_pixels = np.zeros((len(tiles), classes), np.int64)
-        # First and end of rows and columns inside the sheet, in the order of the first rows.
-        places = np.array(tiles, np.intp).reshape(-1, 4)
-        self._order = np.argsort(places[:, 1], kind="stable")
-        col, row, width, height = places[self._order].T
-        self._rows = row, np.minimum(row + height, sheet.height)
-        self._cols = col, np.minimum(col + width, sheet.width)
-        self._tallest = int(height.max(initial=0))
-
-    def count(self, window: Window, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Count what a window has of each tile that it touches.
-
-        Args:
-            window: One of :attr:`windows`.
-            labels: Class ids or 255, shape ``(rows, cols)``.
-
-        Returns:
-            Pixels, shape ``(tiles, classes)``.
-
-        Raises:
-            ValueError: If an id is neither a class nor 255.
-        """
-        tiles = self._touched(window)
-        tops, bottoms, lefts, rights = self._inside(window, tiles)
-        counts = np.zeros((len(tiles), self._classes), np.int64)
-        cuts = np.unique(np.concatenate([tops, bottoms]))
-        for top, bottom in pairwise(cuts.tolist()):
-            # Between two cuts, a tile has all of the rows or none.
-            across = np.flatnonzero((tops <= top) & (bottoms >= bottom))
-            if not len(across):
-                continue
-            left, right = lefts[across], rights[across]
-            edges = np.unique(np.concatenate([[0, window.width], left, right]))
-            cells = cell_counts(labels[top:bottom], edges)
-            self._check(cells)
-            sums = np.zeros((len(edges), self._classes), np.int64)
-            np.cumsum(cells[:, : self._classes], axis=0, out=sums[1:])
-            counts[across] += sums[np.searchsorted(edges, right)]
-            counts[across] -= sums[np.searchsorted(edges, left)]
-        return counts
-
-    def add(self, window: Window, counts: NDArray[np.int64]) -> None:
-        """Add what :meth:`count` has counted in a window."""
-        self.class_pixels[self._order[self._touched(window)]] += counts
-
-    def _touched(self, window: Window) -> NDArray[np.intp]:
-        """Places, in the order of the rows, of the tiles that have pixels of a window."""
-        (row, row_end), (col, col_end) = self._rows, self._cols
-        first, end = np.searchsorted(row, [window.row - self._tallest, window.bottom])
-        near = slice(first, end)
-        touched = (
-            (row_end[near] > window.row) & (col[near] < window.right) & (col_end[near] > window.col)
-        )
-        found: NDArray[np.intp] = np.flatnonzero(touched) + first
-        return found
-
-    def _inside(
-        self, window: Window, tiles: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-        """First and end of rows and columns of tiles, in a window."""
-        (row, row_end), (col, col_end) = self._rows, self._cols
-        return (
-            np.clip(row[tiles] - window.row, 0, window.height),
-            np.clip(row_end[tiles] - window.row, 0, window.height),
-            np.clip(col[tiles] - window.col, 0, window.width),
-            np.clip(col_end[tiles] - window.col, 0, window.width),
-        )
-
-    def _check(self, cells: NDArray[np.int64]) -> None:
-        wrong = np.flatnonzero(cells[:, self._classes : IGNORE].any(axis=0)) + self._classes
-        if len(wrong):
-            raise ValueError(
-                f"the labels hold the id {', '.join(map(str, wrong))}; ids "
-                f"run from 0 to {self._classes - 1}, or are {IGNORE}"
-            )
 
 
 class _Room:
@@ -311,17 +174,43 @@ class _Room:
 
 
 def _parts(*rasters: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], ...]]:
-    """The same pixels of each raster, one-dimensional, a chunk at a time, in order of memory."""
-    with np.nditer(
-        rasters,
-        flags=["external_loop", "buffered", "zerosize_ok"],
-        op_flags=[_READ] * len(rasters),
-        buffersize=_CHUNK,
-    ) as chunks:
-        for chunk in chunks:
-            parts = chunk if isinstance(chunk, tuple) else (chunk,)
-            if parts[0].size:
-                yield parts
+    """The same pixels of each raster, one-dimensional, a chunk of memory at a time."""
+    for region in _regions(rasters):
+        with np.nditer(
+            region,
+            flags=["external_loop", "buffered", "zerosize_ok"],
+            op_flags=[_READ] * len(region),
+            buffersize=_CHUNK,
+        ) as chunks:
+            for chunk in chunks:
+                parts = chunk if isinstance(chunk, tuple) else (chunk,)
+                if parts[0].size:
+                    yield parts
+
+
+def _regions(rasters: tuple[NDArray[np.uint8], ...]) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+    """Noise apart from areas, by a sample of rows: a chunk with a little of it is slow in whole."""
+    if rasters[0].ndim != 2 or min(rasters[0].shape) < 2:
+        yield rasters
+        return
+    rows, cols = rasters[0].shape
+    squares = np.arange(0, cols - 1, _SIDE)
+    for row in range(0, rows, _SIDE):
+        band = [raster[row : row + _SIDE] for raster in rasters]
+        noisy = np.zeros(len(squares), bool)
+        for raster in band:
+            sample = raster[::_SAMPLED]
+            changes = np.add.reduce(sample[:, 1:] != sample[:, :-1], axis=0, dtype=np.uint16)
+            changes = np.add.reduceat(changes, squares, dtype=np.intp)
+            noisy |= changes > _BUSY * _SIDE * len(sample)
+        turns = np.flatnonzero(noisy[1:] != noisy[:-1]) + 1
+        for first, end in pairwise([0, *squares[turns].tolist(), cols]):
+            yield tuple(raster[:, first:end] for raster in band)
+
+
+def _few(pixels: int) -> Iterator[slice]:
+    """Parts of a chunk to count pixel by pixel: numpy makes eight bytes of each."""
+    return (slice(first, min(first + _FEW, pixels)) for first in range(0, pixels, _FEW))
 
 
 def _coded(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -22,8 +22,8 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from pipeline.block_sweep import TileCounter
 from pipeline.config import SPLITS, Split, TilingSettings
-from pipeline.counting import TileCounter
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import Nomenclature

@@ -1,4 +1,4 @@
-"""Counts equal numpy's on areas, noise and anything between; tiles add up from whole blocks."""
+"""Counts equal numpy's on areas, noise and anything between."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import counting
-from pipeline.counting import TileCounter, block_windows, cell_counts, id_counts, pair_counts
-from pipeline.grid import Window
+from pipeline.counting import cell_counts, id_counts, pair_counts
 
 SHAPES = st.one_of(
     st.tuples(st.integers(0, 5000)),
@@ -54,15 +53,25 @@ def view_of(ids: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
     return ids
 
 
-@given(SHAPES, KINDS, KINDS, VIEWS, st.integers(0, 99), st.sampled_from([16, 1000, 2**19]))
+SIZES = st.sampled_from(
+    [
+        {"_CHUNK": 2**19, "_SIDE": 512},
+        {"_CHUNK": 1000, "_SIDE": 16, "_SAMPLED": 4, "_FEW": 64},
+        {"_CHUNK": 16, "_SIDE": 3, "_SAMPLED": 1, "_FEW": 6},
+    ]
+)
+
+
+@given(SHAPES, KINDS, KINDS, VIEWS, st.integers(0, 99), SIZES)
 @settings(max_examples=300, deadline=None)
 def test_counts_equal_those_of_numpy(
-    shape: tuple[int, ...], kind: str, other: str, view: str, seed: int, chunk: int
+    shape: tuple[int, ...], kind: str, other: str, view: str, seed: int, sizes: dict[str, int]
 ) -> None:
     first = view_of(ids_of(shape, kind, seed), view)
     second = view_of(ids_of(shape, other, seed + 1), view)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "_CHUNK", chunk)
+        for name, size in sizes.items():
+            patch.setattr(counting, name, size)
         counts, pairs = id_counts(first), pair_counts(first, second)
     assert counts.dtype == pairs.dtype == np.int64
     np.testing.assert_array_equal(counts, np.bincount(first.ravel(), minlength=256))
@@ -82,6 +91,17 @@ def test_rasters_of_different_order_in_memory_are_paired_by_place() -> None:
 def test_a_raster_larger_than_a_chunk_and_not_of_whole_words() -> None:
     ids = ids_of((1021, 1031), "mixed", 3)  # 1 052 651 pixels, odd
     np.testing.assert_array_equal(id_counts(ids), np.bincount(ids.ravel(), minlength=256))
+
+
+def test_noise_beside_areas() -> None:
+    first = np.kron(ids_of((3, 3), "noise", 4), np.ones((700, 700), np.uint8))
+    first[600:1400, 900:1500] = ids_of((800, 600), "any id", 5)
+    second = np.roll(first, (2, 3), (0, 1))
+    np.testing.assert_array_equal(id_counts(first), np.bincount(first.ravel(), minlength=256))
+    codes = first.astype(np.int64).ravel() * 256 + second.ravel()
+    np.testing.assert_array_equal(
+        pair_counts(first, second).ravel(), np.bincount(codes, minlength=65536)
+    )
 
 
 @given(
@@ -122,84 +142,3 @@ def test_other_types_and_shapes_are_refused() -> None:
         pair_counts(ids, wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
         pair_counts(ids, ids.T)
-
-
-def test_windows_of_whole_blocks() -> None:
-    sheet = Window(0, 0, 1200, 900)
-    assert block_windows(sheet, [sheet], 512, 512) == [
-        Window(0, 0, 1200, 512),
-        Window(0, 512, 1200, 388),
-    ]
-    assert block_windows(sheet, [], 512, 512) == []
-    # Ground that ends inside of blocks, and a tile that reaches beyond the sheet.
-    wanted = [Window(500, 10, 20, 20), Window(1100, 800, 256, 256)]
-    assert block_windows(sheet, wanted, 512, 512) == [
-        Window(0, 0, 1024, 512),
-        Window(1024, 512, 176, 388),
-    ]
-    assert block_windows(sheet, [Window(600, 600, 10, 10)], 1, 1200) == [
-        Window(0, row, 1200, 1) for row in range(600, 610)
-    ]
-
-
-def test_wide_rows_of_blocks_are_read_in_parts() -> None:
-    sheet = Window(0, 0, 54_000, 38_000)
-    found = block_windows(sheet, [sheet], 512, 512)
-    assert len(found) == 75 * 7
-    assert found[5:8] == [
-        Window(40_960, 0, 8192, 512),
-        Window(49_152, 0, 4848, 512),
-        Window(0, 512, 8192, 512),
-    ]
-    assert sum(window.pixels for window in found) == sheet.pixels
-
-
-@given(
-    st.integers(1, 70),
-    st.integers(1, 70),
-    st.lists(
-        st.tuples(st.integers(0, 69), st.integers(0, 69), st.integers(1, 40), st.integers(1, 40)),
-        max_size=12,
-    ),
-    st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    KINDS,
-    st.randoms(use_true_random=False),
-)
-@settings(max_examples=200, deadline=None)
-def test_tiles_add_up_from_blocks_that_are_read_once(
-    width: int,
-    height: int,
-    places: list[tuple[int, int, int, int]],
-    block: tuple[int, int],
-    kind: str,
-    random: object,
-) -> None:
-    sheet = Window(0, 0, width, height)
-    tiles = [Window(c % width, r % height, w, h) for c, r, w, h in places]
-    labels = ids_of((height, width), kind, 5) % np.uint8(7)
-    labels[labels == 6] = 255
-    counter = TileCounter(tiles, sheet, 6, block)
-    times = np.zeros((height, width), int)
-    for window in counter.windows:
-        assert window.row % block[0] == 0 == window.col % block[1]
-        times[window.slices()] += 1
-    assert times.max(initial=0) <= 1
-    windows = list(counter.windows)
-    random.shuffle(windows)  # type: ignore[attr-defined]
-    for window in windows:
-        counter.add(window, counter.count(window, labels[window.slices()]))
-    inside = [window.intersection(sheet) for window in tiles]
-    expected = [
-        np.bincount(labels[part.slices()].ravel(), minlength=256)[:6] for part in inside if part
-    ]
-    assert len(expected) == len(tiles)
-    np.testing.assert_array_equal(counter.class_pixels, np.array(expected).reshape(-1, 6))
-
-
-def test_labels_that_are_no_class_are_refused() -> None:
-    tiles = [Window(0, 0, 4, 4)]
-    counter = TileCounter(tiles, Window(0, 0, 4, 4), 3, (512, 512))
-    labels = np.zeros((4, 4), np.uint8)
-    labels[1, 2], labels[3, 3] = 3, 254
-    with pytest.raises(ValueError, match="hold the id 3, 254; ids run from 0 to 2, or are 255"):
-        counter.count(counter.windows[0], labels)
