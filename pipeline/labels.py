@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,8 +20,8 @@ from pipeline.config import LabelSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, MOST_CLASSES
+from pipeline.proportions import OFF_PERCENT, Proportions
 from pipeline.scanline import Outlines
-from pipeline.siose import OFF_PERCENT, Proportions
 
 REASONS = (
     "orthophoto_nodata",
@@ -197,6 +196,12 @@ def outline_margin(settings: LabelSettings, grid: PixelGrid, tolerance_m: float)
             "labels.boundary_m: source: the positional tolerance of the SIOSE base is not known.",
             remedy="Write it in metres, such as `boundary_m: 5`.",
         )
+    if not metres:
+        rows, columns = (settings.boundary_px,) * 2
+        return min(rows, grid.height), min(columns, grid.width)
+    # Imported here: labels without a margin in metres need no PROJ.
+    import pyproj
+
     crs = pyproj.CRS(grid.crs)
     north = east = crs.axis_info[0].unit_conversion_factor  # to metres, or to radians
     if crs.is_geographic:

@@ -11,7 +11,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
@@ -27,8 +26,9 @@ from pipeline.codelists import Codelist, Cover
 from pipeline.config import SioseSettings
 from pipeline.errors import SHOWN_ITEMS, InputError
 from pipeline.nomenclature import Nomenclature, Resolver
+from pipeline.proportions import OFF_PERCENT, Proportions, read_proportions
 from pipeline.siose_base import SioseBase, open_base, polygon_count, total_bounds
-from pipeline.siose_covers import OFF_PERCENT, Problem, ResolvedCovers, resolve_covers
+from pipeline.siose_covers import Problem, ResolvedCovers, resolve_covers
 from pipeline.siose_polygons import Attributes, Bounds, Shapes, reading
 from pipeline.siose_problems import KINDS, write_problems
 from pipeline.siose_values import ValuesIndex, index_values, opened
@@ -67,29 +67,6 @@ class PolygonError(InputError):
     ) -> None:
         super().__init__(what, items, remedy)
         self.problems = problems
-
-
-@dataclass(frozen=True)
-class Proportions:
-    """Class proportions of a sheet's polygons, as read back.
-
-    Attributes:
-        geometry: Polygons in the sheet's CRS, shape ``(n,)``.
-        ids: ``ID_POLYGON``, shape ``(n,)``.
-        shares: Share of each training class, 0 to 1, shape ``(n, classes)``.
-        unmapped: Share that belongs to no class, shape ``(n,)``.
-        reasons: Why a polygon is not interpreted, or an empty string, shape ``(n,)``.
-        nomenclature: Fingerprint of the nomenclature.
-        tolerance_m: How far the outlines of the source may be off, in metres; NaN where unknown.
-    """
-
-    geometry: NDArray[np.object_]
-    ids: NDArray[np.object_]
-    shares: NDArray[np.float64]
-    unmapped: NDArray[np.float64]
-    reasons: NDArray[np.object_]
-    nomenclature: str
-    tolerance_m: float = math.nan
 
 
 def class_proportions(
@@ -218,40 +195,6 @@ def write_proportions(frame: geopandas.GeoDataFrame, draft: Path, nomenclature: 
     }
     table = pa.table(columns).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, draft, compression="zstd", row_group_size=65_536)
-
-
-def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
-    """Read class proportions back.
-
-    Raises:
-        InputError: If the file is missing, damaged, or was made with another nomenclature.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.", remedy="Run class_proportions first.")
-    try:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        frame = geopandas.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}).", remedy="Run class_proportions again."
-        ) from error
-    made_with = metadata.get(b"tesela_nomenclature", b"").decode()
-    if made_with != nomenclature.fingerprint:
-        raise InputError(
-            f"{path}: was made with another nomenclature ({made_with or 'none'}, "
-            f"now {nomenclature.fingerprint}).",
-            remedy="Run class_proportions again, or choose another `run` folder.",
-        )
-    shares = frame[[f"share_{name}" for name in nomenclature.names]].to_numpy(np.float64)
-    return Proportions(
-        frame.geometry.to_numpy(),
-        frame["polygon_id"].to_numpy(),
-        shares,
-        frame["share_unmapped"].to_numpy(np.float64),
-        frame["reason"].to_numpy(),
-        made_with,
-        float(metadata.get(b"tesela_tolerance_m", b"nan")),
-    )
 
 
 def _touching(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 from shapely import Polygon, box
 
-from pipeline import config, geotiff, labels, siose
+from pipeline import config, geotiff, labels, siose, siose_covers
 from pipeline.config import LabelSettings, SioseSettings
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
@@ -33,7 +35,8 @@ from pipeline.labels import (
 )
 from pipeline.nomenclature import IGNORE
 from pipeline.parallel import ordered
-from pipeline.siose import Proportions
+from pipeline.proportions import OFF_PERCENT, Proportions
+from pipeline.scanline import Outlines
 from tests.test_siose import DUBAI
 
 X, Y = 700_000.0, 4_400_000.0
@@ -54,7 +57,7 @@ def proportions(
     array = np.empty(count, object)
     array[:] = list(geometry) or [box(0, 0, 1, 1)] * count
     return Proportions(
-        array,
+        [array],
         np.array([f"p{i}" for i in range(count)], object),
         table,
         np.array(unmapped if unmapped is not None else np.zeros(count), np.float64),
@@ -251,7 +254,58 @@ def test_rings_of_many_vertices_burn_as_gdal_does() -> None:
         np.testing.assert_array_equal(in_windows(shapes, size, size), whole)
 
 
+def test_outlines_do_not_depend_on_how_polygons_come() -> None:
+    """At once, one by one, with arrays of none between: multipolygons, holes, empty ones."""
+    rng = np.random.default_rng(5)
+    points = shapely.MultiPoint(rng.uniform((-3, -3), (45, 33), (40, 2)))
+    some = [
+        *shapely.get_parts(shapely.voronoi_polygons(points)),
+        Polygon(),
+        shapely.MultiPolygon([box(1, 1, 9, 9), box(20, 3, 30, 28)]),
+        box(2, 2, 30, 25).difference(box(5, 5, 11, 11)),
+        shapely.Point(20, 15).buffer(12, quad_segs=600),  # several pieces of an outline
+    ]
+    whole = np.array(some, object)
+    none = whole[:0]
+    window, rows = Window(3, 2, 30, 20), np.arange(len(some) + 1, dtype=np.uint32)
+    flipped = shapely.transform(whole, lambda xy: xy * (1, -1))
+    flipped[shapely.is_empty(whole)] = box(-9, 5, -8, 6)  # GDAL warns of none
+    expected = by_gdal(list(flipped), PixelGrid("EPSG:25830", 0, 0, 1, 1, 45, 33))
+    for arrays in ([whole], [none, *whole[:, None], none], [whole[:7], none, whole[7:]]):
+        found = Outlines.of(arrays).runs(window)
+        assert not found.apart
+        np.testing.assert_array_equal(found.painted(rows), expected[window.slices()])
+    for arrays in ([], [none], [np.array([Polygon()], object)]):
+        assert Outlines.of(arrays).runs(window).painted(rows).tolist() == [[0] * 30] * 20
+
+
+def test_few_overlaps_among_many_polygons() -> None:
+    """Runs that lie alone are painted in one go, the others over them: which are which."""
+    grid = PixelGrid("EPSG:25830", 0, 40, 1, 1, 60, 40)
+    tiles = [box(x, y, x + 10, y + 10) for y in range(0, 40, 10) for x in range(0, 60, 10)]
+    over = [box(3, 3, 57, 4), box(12, 12, 18, 28), box(5, 5, 6, 6), box(15, 20, 45, 23)]
+    for polygons in (tiles + over, over + tiles, [*tiles[:9], *over, *tiles[9:]]):
+        np.testing.assert_array_equal(burnt(polygons, grid), by_gdal(polygons, grid))
+
+
+def test_labels_load_neither_pandas_nor_dask() -> None:
+    """They cost a second and 100 MB, which a label raster has no use for."""
+    heavy = ("pandas", "geopandas", "pyogrio", "pyproj", "dask")
+    code = (
+        "import sys, pipeline.labels, pipeline.block_raster;"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
 # Classes
+
+
+def test_sums_may_be_off_for_labels_as_for_covers() -> None:
+    assert OFF_PERCENT == siose_covers.OFF_PERCENT
 
 
 @pytest.mark.parametrize(
@@ -636,7 +690,7 @@ def test_exact_polygons_give_the_truth_of_every_real_pixel(shared_data: Path) ->
             SioseSettings(),
         )
         polygons = Proportions(
-            frame.geometry.to_numpy(),
+            [frame.geometry.to_numpy()],
             frame["polygon_id"].to_numpy(),
             frame[[f"share_{name}" for name in DUBAI.names]].to_numpy(np.float64),
             frame["share_unmapped"].to_numpy(np.float64),
