@@ -1,7 +1,7 @@
 """Class proportions of a sheet's polygons, as the steps after ``class_proportions`` read them.
 
-Neither GeoPandas nor pandas is loaded here: they cost a second and 100 MB that labels and shards
-have no use for.
+Neither GeoPandas nor pandas is loaded here: they cost a second and 200 MB that labels and shards
+have no use for. Arrow's ``to_numpy`` would load pandas: columns go another way.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StoredPolygons:
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(_ROWS, columns=["geometry"], use_threads=False):
-                    yield shapely.from_wkb(batch.column(0).to_numpy(zero_copy_only=False))
+                    yield shapely.from_wkb(_objects(batch.column(0)))
         except (pa.ArrowException, OSError, ValueError, shapely.errors.ShapelyError) as error:
             raise _unreadable(self.path, error) from error
 
@@ -90,7 +90,7 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
         with pyarrow.parquet.ParquetFile(path) as file:
             metadata = file.schema_arrow.metadata or {}
             _check_geometry(metadata)
-            table = file.read(columns, use_threads=False)
+            table = file.read(columns, use_threads=False).combine_chunks()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     made_with = metadata.get(b"tesela_nomenclature", b"").decode()
@@ -102,14 +102,16 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
         )
     shares = np.empty((len(table), len(names)))
     for number, name in enumerate(names):
-        shares[:, number] = table[name].to_numpy()
+        shares[:, number] = _numbers(table[name])
+    # As a dictionary: one text a reason, not one a polygon.
+    coded = table["reason"].dictionary_encode().combine_chunks()
+    reasons = _objects(coded.dictionary)[np.from_dlpack(coded.indices)]
     return Proportions(
         StoredPolygons(path),
-        table["polygon_id"].to_numpy(),
+        _objects(table["polygon_id"]),
         shares,
-        table["share_unmapped"].to_numpy(),
-        # As a dictionary: one text a reason, not one a polygon.
-        table["reason"].combine_chunks().dictionary_encode().to_numpy(zero_copy_only=False),
+        _numbers(table["share_unmapped"]),
+        reasons,
         made_with,
         float(metadata.get(b"tesela_tolerance_m", b"nan")),
     )
@@ -124,6 +126,14 @@ def _check_geometry(metadata: dict[bytes, bytes]) -> None:
     geo: dict[str, Any] = json.loads(metadata.get(b"geo", b"{}"))
     if geo.get("columns", {}).get("geometry", {}).get("encoding") != "WKB":
         raise ValueError("it has no GeoParquet column `geometry` as WKB")
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(np.from_dlpack(column.combine_chunks()), np.float64)
+
+
+def _objects(column: pa.Array | pa.ChunkedArray) -> NDArray[np.object_]:
+    return np.array(column.to_pylist(), object)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

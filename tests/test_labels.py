@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -33,7 +34,7 @@ from pipeline.labels import (
     outline_margin,
     polygon_classes,
 )
-from pipeline.nomenclature import IGNORE
+from pipeline.nomenclature import IGNORE, Nomenclature, TrainingClass
 from pipeline.parallel import ordered
 from pipeline.proportions import OFF_PERCENT, Proportions
 from pipeline.scanline import Outlines
@@ -288,17 +289,35 @@ def test_few_overlaps_among_many_polygons() -> None:
         np.testing.assert_array_equal(burnt(polygons, grid), by_gdal(polygons, grid))
 
 
-def test_labels_load_neither_pandas_nor_dask() -> None:
-    """They cost a second and 100 MB, which a label raster has no use for."""
+def test_labels_load_neither_pandas_nor_dask(tmp_path: Path) -> None:
+    """They cost a second and 200 MB, which a label raster has no use for."""
     heavy = ("pandas", "geopandas", "pyogrio", "pyproj", "dask")
-    code = (
-        "import sys, pipeline.labels, pipeline.block_raster;"
-        f"print([m for m in {heavy} if m in sys.modules])"
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline import block_raster, config, labels, nomenclature, proportions
+from pipeline.grid import PixelGrid
+grid = PixelGrid("EPSG:25830", 0, 4, 1, 1, 5, 4)
+classes = nomenclature.Nomenclature((nomenclature.TrainingClass("a", (1,), "#000000"),))
+found = proportions.read_proportions(Path(sys.argv[1]), classes)
+shapes = labels.label_shapes(found, grid, config.LabelSettings())
+print(labels.burn(shapes, grid.window)[0].tolist())
+print([m for m in {heavy} if m in sys.modules])
+"""
+    classes = Nomenclature((TrainingClass("a", (1,), "#000000"),))
+    frame = geopandas.GeoDataFrame(
+        {"polygon_id": ["p"], "share_a": [1.0], "share_unmapped": [0.0], "reason": [""]},
+        geometry=[box(1, 0, 3, 4)],
+        crs="EPSG:25830",
     )
+    siose.write_proportions(frame, tmp_path / "p.parquet", classes.fingerprint)
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path / "p.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert answer.stdout.strip() == "[]"
+    assert answer.stdout.splitlines() == ["[0, 1, 1, 0, 0]", "[]"]
 
 
 # Classes
