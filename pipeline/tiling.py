@@ -277,29 +277,46 @@ def read_plan(
     Raises:
         InputError: If it is missing, damaged, or was made with another nomenclature.
     """
-    for path in (plan, ground):
-        if not path.exists():
-            raise InputError(f"{path}: there is no such file.", remedy="Run tile_plan first.")
+    rows = _read_table(plan, nomenclature, sheet)
+    parts = read_ground(ground, nomenclature, sheet)
+    metadata = json.loads(rows.schema.metadata[b"tesela"])
+    tiles = tuple(
+        PlannedTile(*_window_row(row), tuple(row["class_pixels"])) for row in rows.to_pylist()
+    )
+    return TilePlan(tiles, parts, metadata["nomenclature"], metadata["tile_px"])
+
+
+def read_ground(
+    ground: Path, nomenclature: Nomenclature, sheet: str | None = None
+) -> tuple[Ground, ...]:
+    """Read the ground of a plan back without its tiles, of one sheet or of all.
+
+    Raises:
+        InputError: If it is missing, damaged, or was made with another nomenclature.
+    """
+    rows = _read_table(ground, nomenclature, sheet)
+    return tuple(Ground(*_window_row(row)) for row in rows.to_pylist())
+
+
+def _read_table(path: Path, nomenclature: Nomenclature, sheet: str | None) -> pyarrow.Table:
+    """Rows of a file of the plan, checked."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file.", remedy="Run tile_plan first.")
     only = [("sheet", "=", sheet)] if sheet else None
     try:
-        rows = pyarrow.parquet.read_table(plan, filters=only)
-        parts = pyarrow.parquet.read_table(ground, filters=only)
+        rows = pyarrow.parquet.read_table(path, filters=only)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(
-            f"{plan} or {ground.name}: cannot be read ({error}).", remedy="Run tile_plan again."
+            f"{path}: cannot be read ({error}).", remedy="Run tile_plan again."
         ) from error
     metadata = json.loads((rows.schema.metadata or {}).get(b"tesela", b"{}"))
     if metadata.get("nomenclature") != nomenclature.fingerprint:
         raise InputError(
-            f"{plan}: was made with another nomenclature ({metadata.get('nomenclature')}, now "
+            f"{path}: was made with another nomenclature ({metadata.get('nomenclature')}, now "
             f"{nomenclature.fingerprint}).",
             remedy="Run label_raster and tile_plan again, or choose another `run` folder.",
         )
-    tiles = tuple(
-        PlannedTile(*_window_row(row), tuple(row["class_pixels"])) for row in rows.to_pylist()
-    )
-    windows = tuple(Ground(*_window_row(row)) for row in parts.to_pylist())
-    return TilePlan(tiles, windows, metadata["nomenclature"], metadata["tile_px"])
+    return rows
 
 
 def _lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:

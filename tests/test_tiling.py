@@ -405,6 +405,8 @@ def test_a_plan_comes_back_and_is_the_same_bytes_twice(tmp_path: Path) -> None:
     assert only.ground == plan.ground[:2]
     assert only.ground_of("a", "test") == (Window(8, 0, 8, 8),)
     assert only.ground_of("b", "train") == ()
+    assert tiling.read_ground(files[1], CLASSES) == plan.ground
+    assert tiling.read_ground(files[1], CLASSES, "b") == plan.ground[2:]
 
 
 def test_an_empty_plan_comes_back(tmp_path: Path) -> None:
@@ -420,6 +422,10 @@ def test_a_plan_of_another_nomenclature_or_none(tmp_path: Path) -> None:
     other = Nomenclature(CLASSES.classes[:2])
     with pytest.raises(InputError, match="another nomenclature"):
         tiling.read_plan(tmp_path / "p", tmp_path / "g", other)
-    (tmp_path / "p").write_bytes((tmp_path / "p").read_bytes()[:-20])
-    with pytest.raises(InputError, match="cannot be read"):
-        tiling.read_plan(tmp_path / "p", tmp_path / "g", CLASSES)
+    with pytest.raises(InputError, match="g: was made with another nomenclature"):
+        tiling.read_ground(tmp_path / "g", other)
+    for name in ("g", "p"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+        with pytest.raises(InputError, match=f"{name}: cannot be read"):
+            tiling.read_plan(tmp_path / "p", tmp_path / "g", CLASSES)
+        tiling.write_plan(a_plan(), tmp_path / "p", tmp_path / "g")
