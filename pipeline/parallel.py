@@ -8,7 +8,7 @@ go away; an existing cluster stays as it was.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,14 +116,3 @@ def ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Ite
     """Results in the order of the items by threads, a few of them ahead: memory stays bounded."""
     with engine("threads", threads, threads) as pool:
         yield from in_order(function, items, pool, 2 * threads + 1)
-
-
-def computed(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
-    """Results in the order of the items, computed by dask in batches that bound the memory."""
-    import dask
-
-    size = 4 * threads
-    delayed = dask.delayed(function, pure=False)
-    for start in range(0, len(items), size):
-        batch = [delayed(item) for item in items[start : start + size]]
-        yield from dask.compute(*batch, scheduler="threads", num_workers=threads)

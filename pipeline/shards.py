@@ -320,8 +320,8 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     free = free_bytes(folder)
     if needed > free:
         raise OutputError(
-            f"{what}: needs about {needed / 2**30:.1f} GiB in {folder}, where "
-            f"{free / 2**30:.1f} GiB are free.",
+            f"{what}: needs about {needed / 2**30:.2f} GiB in {folder}, where "
+            f"{free / 2**30:.2f} GiB are free.",
             remedy="Make room, choose another `run` folder, or let tiles take less: "
             "`tiling.codec: zstd` halves them without a loss, `jpeg` takes a tenth.",
         )

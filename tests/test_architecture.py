@@ -95,7 +95,7 @@ HOMES = {
     "defusedxml": {"siose_xml"},
     "tifffile": {"block_raster", "block_reader"},
     "lmdb": {"shards"},
-    "dask": {"clusters", "slurm_jobs", "parallel"},
+    "dask": {"clusters", "slurm_jobs"},
     "distributed": {"clusters", "slurm_jobs"},
     "dask_jobqueue": {"slurm_jobs"},
     "matplotlib": {"figures"},

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from pipeline import checkpoint, config, demo, nomenclature, stages
 from pipeline.confusion import from_json
-from pipeline.errors import InputError, SettingsError, TrainingError
+from pipeline.errors import InputError, OutputError, SettingsError, TrainingError
 from pipeline.labels import REASONS
 from pipeline.shards import ShardReader
 
@@ -208,6 +208,48 @@ def test_the_same_run_twice_gives_the_same_bytes_with_any_number_of_threads(
         assert first.keys() == second.keys()
         for name, content in first.items():
             assert content == second[name], f"{part}/{name}"
+
+
+def test_other_processes_cut_the_same_bytes(run: stages.Run, data: Path, tmp_path: Path) -> None:
+    """`tiling.dask` decides who cuts the tiles, and nothing else."""
+    tiling = {"dask": "processes", "dask_workers": 2}
+    other = stages.Run(_settings(tmp_path, data, "other", tiling=tiling))
+    shutil.copytree(run.paths.run, other.paths.run, ignore=shutil.ignore_patterns("shards"))
+    stages.shard(other, SHEETS[0])
+    first, second = (_files(r.paths.shard(SHEETS[0])) for r in (run, other))
+    assert first == second
+
+
+def test_a_disk_that_is_too_small_is_told_before_tiles_are_cut(
+    run: stages.Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = stages.Run(_settings(tmp_path, data, "other"))
+    shutil.copytree(run.paths.run, other.paths.run, ignore=shutil.ignore_patterns("shards"))
+    monkeypatch.setattr("pipeline.shards.free_bytes", lambda folder: 2**20)
+    with pytest.raises(OutputError, match=rf"shard of sheet {SHEETS[0]}: needs about 0.0[0-9] GiB"):
+        stages.shard(other, SHEETS[0])
+    assert _files(other.paths.run / "shards") == {}
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd", "webp", "jpeg"])
+def test_a_codec_changes_the_size_of_a_shard_and_not_its_tiles(
+    run: stages.Run, data: Path, tmp_path: Path, codec: str
+) -> None:
+    other = stages.Run(_settings(tmp_path, data, "other", tiling={"codec": codec}))
+    shutil.copytree(run.paths.run, other.paths.run, ignore=shutil.ignore_patterns("shards"))
+    stages.shard(other, SHEETS[0])
+    raw, packed = (ShardReader(r.paths.shard(SHEETS[0])) for r in (run, other))
+    assert packed.manifest.codec == codec
+    assert packed.manifest.counts == raw.manifest.counts
+    sizes = [sum(map(len, _files(reader.folder).values())) for reader in (raw, packed)]
+    assert sizes[1] < sizes[0]
+    for position in range(0, len(raw), 5):
+        one, two = raw.read(position), packed.read(position)
+        difference = np.abs(one.image.astype(int) - two.image)
+        assert difference.max() == 0 if codec != "jpeg" else difference.mean() < 6
+        np.testing.assert_array_equal(one.label, two.label)
+        np.testing.assert_array_equal(one.polygons, two.polygons)
+        np.testing.assert_array_equal(one.proportions, two.proportions)
 
 
 def test_the_report_names_the_accuracy_of_the_matrix(run: stages.Run) -> None:
