@@ -11,7 +11,7 @@ What takes long lets other threads run: ``numpy.repeat`` would not, so pixels ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,8 @@ from pipeline.ragged import ranges
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+_ROOM = 2**22  # numbers: so much memory comes from the system and goes back to it at once
 
 _PIECE = 256  # vertices: a polygon of ten thousand is not looked at whole for each window
 
@@ -148,24 +150,18 @@ class Outlines:
             to_pixels: Makes pixel coordinates, column and row, of points, both of shape
                 ``(m, 2)``; None where the polygons have them.
         """
-        parts = [_NONE]
+        columns = [_Column(column.dtype) for column in _columns(_NONE)]
         vertices = number = 0
         for some in polygons:
             if len(some):
                 part = _taken_apart(some, to_pixels)
-                parts.append(
-                    replace(part, starts=part.starts + vertices, polygon=part.polygon + number)
-                )
+                part.starts[:] += vertices
+                part.polygon[:] += number
+                for column, values in zip(columns, _columns(part), strict=True):
+                    column.append(values)
                 vertices += len(part.x)
                 number += len(some)
-        # One attribute after the other, each freed as it is joined: never all of it twice.
-        columns = [list(column) for column in zip(*map(_columns, parts), strict=True)]
-        del parts
-        joined = []
-        for column in columns:
-            joined.append(np.concatenate(column))
-            column.clear()
-        return Outlines(*joined)
+        return Outlines(*(column.values for column in columns))
 
     def runs(self, window: Window) -> Runs:
         """Runs of pixels of a window whose centres lie in one polygon."""
@@ -228,6 +224,30 @@ class Outlines:
         return (
             begins + ~down, begins + down, np.minimum(first, last), np.abs(last - first), polygon,
         )  # fmt: skip
+
+
+class _Column:
+    """An array that grows: room that nothing was written to takes no memory.
+
+    Many small arrays that are joined in the end would leave twice their memory behind: what is
+    freed of them the process keeps.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._room, self._count = np.empty(_ROOM, dtype), 0
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._room[: self._count]
+
+    def append(self, values: NDArray[Any]) -> None:
+        end = self._count + len(values)
+        if end > len(self._room):
+            wider = np.empty(max(end, 2 * len(self._room)), self._room.dtype)
+            wider[: self._count] = self.values
+            self._room = wider
+        self._room[self._count : end] = values
+        self._count = end
 
 
 def _arrow(numbers: NDArray[Any]) -> pa.Array:

@@ -20,7 +20,7 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 from shapely import Polygon, box
 
-from pipeline import config, geotiff, labels, siose, siose_covers
+from pipeline import config, geotiff, labels, scanline, siose, siose_covers
 from pipeline.config import LabelSettings, SioseSettings
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
@@ -255,8 +255,12 @@ def test_rings_of_many_vertices_burn_as_gdal_does() -> None:
         np.testing.assert_array_equal(in_windows(shapes, size, size), whole)
 
 
-def test_outlines_do_not_depend_on_how_polygons_come() -> None:
+@pytest.mark.parametrize("room", [1, 50, 2**22])
+def test_outlines_do_not_depend_on_how_polygons_come(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     """At once, one by one, with arrays of none between: multipolygons, holes, empty ones."""
+    monkeypatch.setattr(scanline, "_ROOM", room)
     rng = np.random.default_rng(5)
     points = shapely.MultiPoint(rng.uniform((-3, -3), (45, 33), (40, 2)))
     some = [
