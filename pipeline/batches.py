@@ -19,6 +19,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
@@ -28,6 +29,7 @@ from pipeline.config import TrainingSettings
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.node_cache import node_memory, shard_bytes
+from pipeline.records import Tile
 from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
 
 log = logging.getLogger(__name__)
@@ -86,29 +88,33 @@ class TileDataset(Dataset[Batch]):
         side = manifest.tile_px
         images = _empty(len(draws), manifest.bands, side, side)
         labels = _empty(len(draws), side, side)
+        pixels, ids = images.numpy(), labels.numpy()
         with _torch_generator_kept():
-            for draw, image, label in zip(draws, images, labels, strict=True):
-                drawn = self._read(draw)
-                if self._augment is not None:
-                    drawn = self._augmented(draw, *drawn)
-                image.copy_(drawn[0])
-                label.copy_(drawn[1])
+            for place, draw in enumerate(draws):
+                tile = self._read(draw)
+                if self._augment is None:
+                    pixels[place], ids[place] = tile.image, tile.label
+                else:
+                    pixels[place], ids[place] = self._augmented(draw, tile, self._augment)
         return images, labels
 
-    def _read(self, draw: Draw) -> Batch:
+    def _read(self, draw: Draw) -> Tile:
         shard = bisect.bisect_right(self._ends, draw.tile)
         before = self._ends[shard - 1] if shard else 0
-        tile = self._readers[shard].read(self._firsts[shard] + draw.tile - before, polygons=False)
-        return torch.from_numpy(tile.image), torch.from_numpy(tile.label)
+        return self._readers[shard].read(self._firsts[shard] + draw.tile - before, polygons=False)
 
-    def _augmented(self, draw: Draw, image: Tensor, label: Tensor) -> Batch:
-        assert self._augment is not None
+    def _augmented(
+        self, draw: Draw, tile: Tile, augment: Augmentation
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         # Of the tile's own: the number of workers and the tiles before it have no part in it. Not
         # torch.manual_seed, which takes a hundred times as long to ask after every kind of device.
         seed = np.random.SeedSequence((self._seed, *draw)).generate_state(1, np.uint64)[0]
         torch.default_generator.manual_seed(int(seed))
-        image, label = self._augment(tv_tensors.Image(image), tv_tensors.Mask(label))
-        return image.as_subclass(Tensor), label.as_subclass(Tensor)
+        image, label = augment(
+            tv_tensors.Image(torch.from_numpy(tile.image)),
+            tv_tensors.Mask(torch.from_numpy(tile.label)),
+        )
+        return image.numpy(), label.numpy()
 
 
 def _empty(*shape: int) -> Tensor:
