@@ -63,13 +63,12 @@ class Orthophoto:
 
 
 @contextmanager
-def session(threads: int = 2) -> Iterator[None]:
-    """GDAL as the pipeline wants it: a bounded block cache, sums of it the same on every node.
+def session() -> Iterator[None]:
+    """GDAL as the pipeline wants it: a bounded block cache, the same on every node.
 
-    Args:
-        threads: Threads inside one reading or writing.
+    One thread inside a reading: windows are read side by side, and more would wait for each other.
     """
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS=str(threads)):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_NUM_THREADS="1"):
         yield
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +35,13 @@ from pipeline import (
     tiling,
 )
 from pipeline.block_raster import BlockRaster, EncodedWindow
+from pipeline.block_reader import BlockReader
+from pipeline.block_sweep import TileCounter, block_windows
 from pipeline.config import Settings
 from pipeline.confusion import ConfusionMatrix
+from pipeline.counting import id_counts
 from pipeline.errors import InputError, SettingsError
-from pipeline.grid import PixelGrid, Window, split
+from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.parallel import engine, in_order, ordered
 from pipeline.paths import RunPaths
@@ -259,24 +264,45 @@ def tile_plan(run: Run, threads: int = 1) -> None:
     geotiff.check_alike(orthophotos)
     grids = {name: orthophoto.grid for name, orthophoto in orthophotos.items()}
     ground = tiling.plan_ground(run.sheets, grids, settings, run.settings.seed)
-
-    def planned(name: str) -> list[tiling.PlannedTile]:
-        mine = [part for part in ground if part.sheet == name]
-        with _class_raster(run.paths.label_raster(name), grids[name], classes) as reader:
-            return tiling.plan_tiles(
-                name,
-                grids[name],
-                mine,
-                _foreign_ground(name, grids, ground),
-                reader.read_band,
-                settings,
-                len(classes),
-            )
-
     tiles: list[tiling.PlannedTile] = []
-    with progress.track("tile plan", len(names), "sheets") as advance:
-        for _, found in ordered(planned, names, threads):
-            tiles += found
+    with (
+        ExitStack() as opened,
+        progress.track("tile plan", len(names), "sheets") as advance,
+    ):
+
+        def begun(name: str) -> _SheetTiles:
+            mine = [part for part in ground if part.sheet == name]
+            foreign = _foreign_ground(name, grids, ground)
+            candidates = tiling.candidate_tiles(grids[name], mine, foreign, settings)
+            raster = _label_blocks(run.paths.label_raster(name), grids[name], classes)
+            opened.callback(raster.close)
+            block = (geotiff.BLOCK, geotiff.BLOCK)
+            windows = [window for _, window in candidates]
+            counter = TileCounter(windows, grids[name].window, len(classes), block)
+            return _SheetTiles(name, candidates, raster, counter)
+
+        # Windows of all sheets in one row: the threads are busy with one sheet as with many. The
+        # None behind a sheet's windows says that it is done.
+        def parts() -> Iterator[tuple[_SheetTiles, Window | None]]:
+            for name in names:
+                sheet = begun(name)
+                for window in sheet.counter.windows:
+                    yield sheet, window
+                yield sheet, None
+
+        def counted(part: tuple[_SheetTiles, Window | None]) -> NDArray[np.int64] | None:
+            sheet, window = part
+            if window is None:
+                return None
+            return sheet.counter.count(window, sheet.raster.read(window))
+
+        for (sheet, window), counts in ordered(counted, parts(), threads):
+            if window is not None and counts is not None:
+                sheet.counter.add(window, counts)
+                continue
+            sheet.raster.close()
+            pixels = sheet.counter.class_pixels
+            tiles += tiling.enough_labelled(sheet.name, sheet.candidates, pixels, settings)
             advance(1)
     tiling.check_plan(tiles, run.sheets, classes, settings)
     plan = tiling.TilePlan(tuple(tiles), ground, classes.fingerprint, settings.tile_px)
@@ -296,7 +322,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
     proportions = siose.read_proportions(paths.proportions(sheet), classes)
     shares = np.concatenate([np.zeros((1, len(classes))), proportions.shares]).astype(np.float32)
     tiles = plan.of_sheet(sheet)
-    _class_raster(paths.label_raster(sheet), grid, classes).close()
+    _label_blocks(paths.label_raster(sheet), grid, classes).close()
     with geotiff.RasterReader(orthophoto.path) as source:
         block = (source.block_height, source.block_width)
     placed = [
@@ -359,11 +385,12 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
 def train(run: Run) -> None:
     """Train the network on all shards; go on where a killed training stopped."""
     # Torch is loaded here and in map_sheet only: a CPU job never pays for it.
-    from pipeline import batches, checkpoint, evidence, figures, networks, training
+    from pipeline import batches, checkpoint, evidence, figures, networks, node_cache, training
 
     settings, classes, paths = run.settings.training, run.nomenclature, run.paths
     tiles_ignore = run.settings.tiling.tiles_ignore
-    readers = [shards.ShardReader(paths.shard(name)) for name in run.labelled_sheets]
+    cache = node_cache.NodeCache(settings.cache_dir)
+    readers = [cache.reader(paths.shard(name)) for name in run.labelled_sheets]
     for reader in readers:
         _check_nomenclature(reader.manifest.nomenclature, reader.folder, classes)
     data = batches.TileData(readers, settings, run.settings.seed)
@@ -415,15 +442,16 @@ def train(run: Run) -> None:
         {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
     )
-    summary = training.fit(
-        data,
-        network,
-        settings=settings,
-        seed=run.settings.seed,
-        folder=paths.models,
-        fingerprint=fingerprint,
-        make_card=card,
-    )
+    with cache.filling():
+        summary = training.fit(
+            data,
+            network,
+            settings=settings,
+            seed=run.settings.seed,
+            folder=paths.models,
+            fingerprint=fingerprint,
+            make_card=card,
+        )
     write_text(paths.card, checkpoint.read_card(paths.best).as_json())
     picture = figures.curves_picture(evidence.read_curves(paths.curves))
     with published(paths.curves_picture) as (draft,):
@@ -497,7 +525,7 @@ def map_sheet(run: Run, sheet: str) -> None:
             for band in bands:
                 raster.write(band.window, band.classes)
                 sureness.write(band.window, band.confidence)
-                class_pixels += np.bincount(band.classes.ravel(), minlength=256)
+                class_pixels += id_counts(band.classes)
         geotiff.write_cog(map_plain, drafts[0], "mode")
         _write_sidecars(drafts[1:3], classes, class_pixels[: len(classes)].tolist())
         if settings.confidence:
@@ -509,23 +537,28 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
     """Count reference against map on the sheet's test ground."""
     classes, paths = run.nomenclature, run.paths
     grid = geotiff.read_grid(paths.label_raster(sheet))
-    plan = tiling.read_plan(paths.tile_plan, paths.ground, classes, sheet)
-    windows = [
-        window
-        for ground in plan.ground_of(sheet, "test")
-        for window in split(ground, WINDOW, WINDOW)
-    ]
+    parts = tiling.read_ground(paths.ground, classes, sheet)
+    ground = [part.window for part in parts if part.split == "test"]
     total = ConfusionMatrix.empty(classes.names)
     with (
-        _class_raster(paths.label_raster(sheet), grid, classes) as reference,
+        _label_blocks(paths.label_raster(sheet), grid, classes) as reference,
         _class_raster(paths.land_cover_map(sheet), grid, classes) as mapped,
     ):
+        # Whole blocks of both: each is decoded once, also where ground ends inside of one.
+        height = math.lcm(geotiff.BLOCK, mapped.block_height)
+        width = math.lcm(geotiff.BLOCK, mapped.block_width)
 
         def counted(window: Window) -> ConfusionMatrix:
-            return ConfusionMatrix.of(
-                classes.names, reference.read_band(window), mapped.read_band(window)
-            )
+            true, said = reference.read(window), mapped.read_band(window)
+            matrix = ConfusionMatrix.empty(classes.names)
+            for part in ground:
+                inside = part.intersection(window)
+                if inside is not None:
+                    pixels = inside.slices(window)
+                    matrix += ConfusionMatrix.of(classes.names, true[pixels], said[pixels])
+            return matrix
 
+        windows = block_windows(grid.window, ground, height, width)
         for _, matrix in ordered(counted, windows, threads):
             total += matrix
     write_text(paths.confusion(sheet), total.as_json())
@@ -572,6 +605,16 @@ def _values(run: Run, name: str, base: siose.SioseBase) -> siose_values.ValuesIn
     return index
 
 
+@dataclass(frozen=True)
+class _SheetTiles:
+    """A sheet that is being counted for the plan."""
+
+    name: str
+    candidates: Sequence[tuple[config.Split, Window]]
+    raster: BlockReader
+    counter: TileCounter
+
+
 def _class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:
     """Open a class raster of this run, and check that it is one.
 
@@ -591,6 +634,16 @@ def _class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff
         reader.close()
         raise
     return reader
+
+
+def _label_blocks(path: Path, grid: PixelGrid, classes: Nomenclature) -> BlockReader:
+    """Open a label raster of this run to read it in whole blocks.
+
+    Raises:
+        InputError: As :func:`_class_raster`.
+    """
+    _class_raster(path, grid, classes).close()
+    return BlockReader(path)
 
 
 def _check_nomenclature(made_with: str, path: Path, classes: Nomenclature) -> None:

@@ -173,8 +173,8 @@ class TileCutter:
         Raises:
             InputError: If a raster cannot be read.
         """
-        # Strips are cut side by side: threads inside each read would only wait for each other.
-        with geotiff.session(threads=1):
+        # In this thread of this process, which may be on another node.
+        with geotiff.session():
             parts = [
                 (unit, self._take(unit, takers))
                 for unit, takers in zip(strip.units, strip.takers, strict=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from pipeline.block_sweep import TileCounter
 from pipeline.config import SPLITS, Split, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
@@ -185,35 +184,6 @@ def enough_labelled(
         for i in enough
         for split, window in (candidates[i],)
     ]
-
-
-def plan_tiles(
-    sheet: str,
-    grid: PixelGrid,
-    ground: Sequence[Ground],
-    foreign: Sequence[tuple[str, tuple[float, float, float, float]]],
-    read: Callable[[Window], NDArray[np.uint8]],
-    settings: TilingSettings,
-    classes: int,
-    block: tuple[int, int] = (512, 512),
-) -> list[PlannedTile]:
-    """Tiles of one sheet with enough labelled pixels, sorted by split, row, column.
-
-    Args:
-        sheet: Name of the sheet.
-        grid: Its pixel grid.
-        ground: The sheet's ground.
-        foreign: Split and bounds (in the sheet's CRS) of other sheets' ground.
-        read: Reads labels of a window inside the sheet.
-        settings: Tile size, stride and ``min_labelled``.
-        classes: Number of classes.
-        block: Height and width of the blocks of the label raster.
-    """
-    candidates = candidate_tiles(grid, ground, foreign, settings)
-    counter = TileCounter([window for _, window in candidates], grid.window, classes, block)
-    for window in counter.windows:
-        counter.add(window, counter.count(window, read(window)))
-    return enough_labelled(sheet, candidates, counter.class_pixels, settings)
 
 
 def check_plan(

@@ -242,7 +242,8 @@ def test_a_codec_changes_the_size_of_a_shard_and_not_its_tiles(
     assert packed.manifest.codec == codec
     assert packed.manifest.counts == raw.manifest.counts
     sizes = [sum(map(len, _files(reader.folder).values())) for reader in (raw, packed)]
-    assert sizes[1] < sizes[0]
+    # The demo's ground is noise to lz4, which finds repeated bytes only.
+    assert sizes[1] <= sizes[0] if codec == "lz4" else sizes[1] < 0.9 * sizes[0]
     for position in range(0, len(raw), 5):
         one, two = raw.read(position), packed.read(position)
         difference = np.abs(one.image.astype(int) - two.image)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import tiling
+from pipeline.block_sweep import TileCounter
 from pipeline.config import SPLITS, Split, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
@@ -189,6 +190,22 @@ def test_shares_of_nothing_and_of_little() -> None:
 # Tiles
 
 
+def plan_tiles(
+    grid: PixelGrid,
+    ground: list[Ground],
+    foreign: list[tuple[str, tuple[float, float, float, float]]],
+    labels: NDArray[np.uint8],
+    how: TilingSettings,
+    block: tuple[int, int] = (512, 512),
+) -> list[PlannedTile]:
+    candidates = tiling.candidate_tiles(grid, ground, foreign, how)
+    counter = TileCounter([window for _, window in candidates], grid.window, 3, block)
+    read = reader(labels)
+    for window in counter.windows:
+        counter.add(window, counter.count(window, read(window)))
+    return tiling.enough_labelled("a", candidates, counter.class_pixels, how)
+
+
 def planned(
     labels: NDArray[np.uint8],
     ground: list[Ground] | None = None,
@@ -196,15 +213,9 @@ def planned(
     **changes: Any,
 ) -> list[PlannedTile]:
     grid = grid_of(labels.shape[1], labels.shape[0])
-    return tiling.plan_tiles(
-        "a",
-        grid,
-        ground if ground is not None else [Ground("a", grid.window, "train")],
-        foreign or [],
-        reader(labels),
-        tiles_of(**changes),
-        3,
-    )
+    whole = [Ground("a", grid.window, "train")]
+    how = tiles_of(**changes)
+    return plan_tiles(grid, whole if ground is None else ground, foreign or [], labels, how)
 
 
 def test_only_tiles_with_enough_labelled_pixels() -> None:
@@ -276,7 +287,7 @@ def test_a_plan_is_that_of_reading_tile_by_tile(
     )
     ground = list(tiling.plan_ground({"a": sheet_of("a", "train")}, {"a": grid}, how, seed))
     foreign = [("test", grid.bounds_of(Window(5, 5, 9, 9)))]
-    found = tiling.plan_tiles("a", grid, ground, foreign, reader(labels), how, 3, block)
+    found = plan_tiles(grid, ground, foreign, labels, how, block)
 
     expected = []
     left, low, right, high = foreign[0][1]
