@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.nomenclature import Nomenclature
 
 OFF_PERCENT = 1.0
-"""By how much percentages of a polygon may miss 100 before someone should look at it."""
+"""Percentages of a polygon may miss 100 by this much, whole ones by more: they are rounded."""
 
 # Polygons in memory at once: an array of more is no faster, and GEOS keeps 1 KB for each.
 _ROWS = 4096
@@ -59,7 +59,6 @@ class Proportions:
 
     Attributes:
         geometry: Polygons in the sheet's CRS, in arrays of some rows each.
-        ids: ``ID_POLYGON``, shape ``(n,)``.
         shares: Share of each training class, 0 to 1, shape ``(n, classes)``.
         unmapped: Share that belongs to no class, shape ``(n,)``.
         reasons: Why a polygon is not interpreted, or an empty string, shape ``(n,)``.
@@ -68,7 +67,6 @@ class Proportions:
     """
 
     geometry: Iterable[NDArray[np.object_]]
-    ids: NDArray[np.object_]
     shares: NDArray[np.float64]
     unmapped: NDArray[np.float64]
     reasons: NDArray[np.object_]
@@ -85,7 +83,7 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
     if not path.exists():
         raise InputError(f"{path}: there is no such file.", remedy="Run class_proportions first.")
     names = [f"share_{name}" for name in nomenclature.names]
-    columns = ["polygon_id", *names, "share_unmapped", "reason"]
+    columns = [*names, "share_unmapped", "reason"]
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             metadata = file.schema_arrow.metadata or {}
@@ -108,7 +106,6 @@ def read_proportions(path: Path, nomenclature: Nomenclature) -> Proportions:
     reasons = _objects(coded.dictionary)[np.from_dlpack(coded.indices)]
     return Proportions(
         StoredPolygons(path),
-        _objects(table["polygon_id"]),
         shares,
         _numbers(table["share_unmapped"]),
         reasons,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.codelists import UNKNOWN_COVER
 from pipeline.cover_resolver import CoverResolver
+from pipeline.proportions import OFF_PERCENT
 from pipeline.ragged import ranges
 from pipeline.rotulo import LabelError, Leaf, Part, leaves, off_percentages, parse
 from pipeline.siose_base import SOURCES, SioseBase
@@ -22,9 +23,6 @@ from pipeline.siose_values import Covers, ValuesIndex
 from pipeline.siose_xml import XmlError, parse_xml
 
 log = logging.getLogger(__name__)
-
-OFF_PERCENT = 1.0
-"""Percentages of a polygon may miss 100 by this much, whole ones by more: they are rounded."""
 
 LABEL_ROUNDING = 1.0
 """A label's percentages may differ from the table's by this much."""

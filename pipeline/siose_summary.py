@@ -153,7 +153,7 @@ def summarise(
             continue
         shares = resolved.shares(len(area), len(nomenclature))
         proportions = Proportions(
-            shapes.geometry, polygons.ids, shares[:, :-2], shares[:, -2],
+            (shapes.geometry,), shares[:, :-2], shares[:, -2],
             reasons_of(shares, polygons.labelled, base), nomenclature.fingerprint, base.tolerance_m,
         )  # fmt: skip
         _, reasons = polygon_classes(proportions, labels or LabelSettings())

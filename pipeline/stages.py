@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ from pipeline import (
     progress,
     records,
     shards,
-    siose,
-    siose_values,
     strips,
     styles,
     tiling,
@@ -45,8 +43,13 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.parallel import engine, in_order, ordered
 from pipeline.paths import RunPaths
+from pipeline.proportions import read_proportions
 from pipeline.publication import published, scratch, write_text
 from pipeline.sheets import Sheet, read_sheets
+
+if TYPE_CHECKING:
+    from pipeline.siose import SioseBase
+    from pipeline.siose_values import ValuesIndex
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,9 @@ class Run:
 
 def index_values(run: Run, base: str) -> None:
     """Index the values table of a SIOSE base, so that a sheet reads its own polygons' rows only."""
+    # GeoPandas is loaded where bases are read: labels and shards need not wait for it.
+    from pipeline import siose, siose_values
+
     if base not in run.bases:
         raise SettingsError(
             f"{run.settings.sheets}: there is no SIOSE base {base!r}.",
@@ -126,6 +132,8 @@ def index_values(run: Run, base: str) -> None:
 
 def class_proportions(run: Run, sheet: str, threads: int = 1) -> None:
     """Resolve the SIOSE polygons of one sheet to shares of the training classes."""
+    from pipeline import siose
+
     row = run.sheet(sheet)
     orthophoto = geotiff.read_orthophoto(row.orthophoto)
     base = siose.open_base(row.siose, run.settings.siose)
@@ -173,7 +181,7 @@ def class_proportions(run: Run, sheet: str, threads: int = 1) -> None:
 
 def check_polygons(run: Run, sheet: str, threads: int = 1) -> None:
     """Tell all that is wrong with the SIOSE polygons of one sheet, as a map and in numbers."""
-    from pipeline import siose_check
+    from pipeline import siose, siose_check
 
     row = run.sheet(sheet)
     grid = geotiff.read_orthophoto(row.orthophoto).grid
@@ -200,7 +208,7 @@ def label_raster(run: Run, sheet: str, threads: int = 1) -> None:
     settings, classes = run.settings.labels, run.nomenclature
     orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
     grid = orthophoto.grid
-    proportions = siose.read_proportions(run.paths.proportions(sheet), classes)
+    proportions = read_proportions(run.paths.proportions(sheet), classes)
     shapes = labels.label_shapes(proportions, grid, settings)
     margin = labels.outline_margin(settings, grid, proportions.tolerance_m)
     class_pixels = np.zeros(len(classes), np.int64)
@@ -319,7 +327,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
     orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
     grid, bands = orthophoto.grid, len(orthophoto.bands)
     plan = tiling.read_plan(paths.tile_plan, paths.ground, classes, sheet)
-    proportions = siose.read_proportions(paths.proportions(sheet), classes)
+    proportions = read_proportions(paths.proportions(sheet), classes)
     shares = np.concatenate([np.zeros((1, len(classes))), proportions.shares]).astype(np.float32)
     tiles = plan.of_sheet(sheet)
     _label_blocks(paths.label_raster(sheet), grid, classes).close()
@@ -595,8 +603,10 @@ def report(run: Run) -> None:
         log.info("%s", line)
 
 
-def _values(run: Run, name: str, base: siose.SioseBase) -> siose_values.ValuesIndex | None:
+def _values(run: Run, name: str, base: SioseBase) -> ValuesIndex | None:
     """The base's values, indexed: here where it was not done, or the base has changed since."""
+    from pipeline import siose_values
+
     path = run.paths.values_index(name)
     index = siose_values.open_index(path, base)
     if index is None and base.table is not None:

@@ -20,7 +20,7 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 from shapely import Polygon, box
 
-from pipeline import config, geotiff, labels, scanline, siose, siose_covers
+from pipeline import config, geotiff, labels, scanline, siose
 from pipeline.config import LabelSettings, SioseSettings
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
@@ -36,7 +36,7 @@ from pipeline.labels import (
 )
 from pipeline.nomenclature import IGNORE, Nomenclature, TrainingClass
 from pipeline.parallel import ordered
-from pipeline.proportions import OFF_PERCENT, Proportions
+from pipeline.proportions import Proportions
 from pipeline.scanline import Outlines
 from tests.test_siose import DUBAI
 
@@ -59,7 +59,6 @@ def proportions(
     array[:] = list(geometry) or [box(0, 0, 1, 1)] * count
     return Proportions(
         [array],
-        np.array([f"p{i}" for i in range(count)], object),
         table,
         np.array(unmapped if unmapped is not None else np.zeros(count), np.float64),
         np.array(reasons if reasons is not None else [""] * count, object),
@@ -325,10 +324,6 @@ print([m for m in {heavy} if m in sys.modules])
 
 
 # Classes
-
-
-def test_sums_may_be_off_for_labels_as_for_covers() -> None:
-    assert OFF_PERCENT == siose_covers.OFF_PERCENT
 
 
 @pytest.mark.parametrize(
@@ -714,7 +709,6 @@ def test_exact_polygons_give_the_truth_of_every_real_pixel(shared_data: Path) ->
         )
         polygons = Proportions(
             [frame.geometry.to_numpy()],
-            frame["polygon_id"].to_numpy(),
             frame[[f"share_{name}" for name in DUBAI.names]].to_numpy(np.float64),
             frame["share_unmapped"].to_numpy(np.float64),
             frame["reason"].to_numpy(),

@@ -246,7 +246,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shards, "free_bytes", lambda folder: 3 * 2**30)
     shards.check_room(tmp_path, 3 * 2**30, "shard of sheet 0722")
-    with pytest.raises(OutputError, match=r"sheet 0722: needs about 6.00 GiB in .*3.00 GiB are free"):
+    with pytest.raises(OutputError, match=r"sheet 0722: needs about 6.00 GiB in .*3.00 GiB"):
         shards.check_room(tmp_path, 6 * 2**30, "shard of sheet 0722")
     assert publication.free_bytes(tmp_path / "not" / "yet") == publication.free_bytes(tmp_path)
 

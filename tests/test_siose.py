@@ -321,7 +321,7 @@ def test_an_outline_that_crosses_itself_burns_as_if_it_were_repaired(seed: int) 
 
     def burnt(geometry: shapely.Geometry) -> np.ndarray[Any, Any]:
         proportions = siose.Proportions(
-            [np.array([geometry], object)], np.array(["a"], object), np.ones((1, 1)), np.zeros(1),
+            [np.array([geometry], object)], np.ones((1, 1)), np.zeros(1),
             np.array([""], object), "x",
         )  # fmt: skip
         return labels.burn(labels.label_shapes(proportions, grid, LabelSettings()), grid.window)
@@ -599,7 +599,6 @@ def test_proportions_come_back_and_are_the_same_bytes_twice(
     back = siose.read_proportions(tmp_path / "one.parquet", CLASSES)
     np.testing.assert_array_equal(back.shares, [[0.6025, 0.3975, 0], [0, 0, 0]])
     np.testing.assert_array_equal(back.unmapped, [0, 1])
-    assert back.ids.tolist() == ["a", "b"]
     assert back.reasons.tolist() == ["", "unknown"]
     assert back.nomenclature == CLASSES.fingerprint
     for _ in range(2):  # polygons are read anew each time
