@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,36 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.geotiff import BLOCK
 from pipeline.grid import Window
+
+
+class BlockPixels:
+    """Decoded blocks, from which windows are cut without a copy of the whole.
+
+    Args:
+        blocks: Pixels of each block, shape ``(512, 512)``, by its row and column of blocks.
+    """
+
+    def __init__(self, blocks: Mapping[tuple[int, int], NDArray[Any]]) -> None:
+        self._blocks = dict(blocks)
+
+    def __or__(self, other: BlockPixels) -> BlockPixels:
+        return BlockPixels(self._blocks | other._blocks)
+
+    def cut(self, window: Window) -> NDArray[Any]:
+        """Pixels of a window of these blocks, contiguous, shape ``(rows, cols)``."""
+        parts = [
+            (self._blocks[down, across], Window(across * BLOCK, down * BLOCK, BLOCK, BLOCK))
+            for down, across in _numbers(window)
+        ]
+        if len(parts) == 1:
+            pixels, block = parts[0]
+            return np.ascontiguousarray(pixels[window.slices(block)])
+        whole = np.empty((window.height, window.width), parts[0][0].dtype)
+        for pixels, block in parts:
+            part = block.intersection(window)
+            assert part is not None
+            whole[part.slices(window)] = pixels[part.slices(block)]
+        return whole
 
 
 class BlockReader:
@@ -56,16 +87,18 @@ class BlockReader:
             ValueError: If the window sticks out of the raster.
             InputError: If the pixels are damaged.
         """
+        return self.decode(window).cut(window)
+
+    def decode(self, window: Window) -> BlockPixels:
+        """The blocks that a window inside the raster lies in.
+
+        Raises:
+            ValueError: If the window sticks out of the raster.
+            InputError: If the pixels are damaged.
+        """
         if window.intersection(Window(0, 0, self.width, self.height)) != window:
             raise ValueError(f"{window} is not inside {self.path}")
-        pixels = np.empty((window.height, window.width), self._dtype)
-        for down in range(window.row // BLOCK, (window.bottom - 1) // BLOCK + 1):
-            for across in range(window.col // BLOCK, (window.right - 1) // BLOCK + 1):
-                block = Window(across * BLOCK, down * BLOCK, BLOCK, BLOCK)
-                part = block.intersection(window)
-                assert part is not None
-                pixels[part.slices(window)] = self._block(down, across)[part.slices(block)]
-        return pixels
+        return BlockPixels({place: self._block(*place) for place in _numbers(window)})
 
     def close(self) -> None:
         """Close the file."""
@@ -95,3 +128,10 @@ class BlockReader:
             f"{self.path}: cannot be read: {why}.",
             remedy="Remove it and let `label_raster` make it again.",
         )
+
+
+def _numbers(window: Window) -> Iterator[tuple[int, int]]:
+    """Rows and columns of the blocks that a window lies in."""
+    for down in range(window.row // BLOCK, (window.bottom - 1) // BLOCK + 1):
+        for across in range(window.col // BLOCK, (window.right - 1) // BLOCK + 1):
+            yield down, across

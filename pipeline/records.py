@@ -111,11 +111,11 @@ class Annotation(NamedTuple):
     shares: NDArray[np.float32]
 
 
-def encode(image: NDArray[np.uint8], annotation: Annotation, codec: str = "raw") -> bytes:
+def encode(image: NDArray[np.uint8], annotation: Annotation, codec: str = "raw") -> bytearray:
     """A tile as one record.
 
     Args:
-        image: uint8, shape ``(bands, rows, cols)``.
+        image: uint8, shape ``(bands, rows, cols)``, of any order in memory.
         annotation: Of the same pixels.
         codec: One of :data:`CODECS`.
 
@@ -130,7 +130,8 @@ def encode(image: NDArray[np.uint8], annotation: Annotation, codec: str = "raw")
         raise ValueError(f"image {image.dtype}, label {label.values.dtype}: both are uint8")
     if len(known) != len(shares):
         raise ValueError(f"{len(known)} rows, {len(shares)} proportions")
-    packed = _PACK[codec](image)
+    packed = b"" if codec == "raw" else _PACK[codec](np.ascontiguousarray(image))
+    size = len(packed) or image.size
     table = _compressor().compress(
         b"".join(
             [
@@ -145,15 +146,21 @@ def encode(image: NDArray[np.uint8], annotation: Annotation, codec: str = "raw")
     )
     header = _HEADER.pack(
         _MAGIC, CODECS.index(codec), bands, shares.shape[1], rows, cols,
-        len(label.ends), len(polygons.ends), len(known), len(packed), len(table),
+        len(label.ends), len(polygons.ends), len(known), size, len(table),
     )  # fmt: skip
-    digest = xxhash.xxh3_128()
-    for part in (header, packed, table):
-        digest.update(part)
-    return b"".join([header, packed, table, digest.digest()])
+    record = bytearray(_HEADER.size + size + len(table) + _DIGEST)
+    view = memoryview(record)
+    end = _HEADER.size + size
+    view[: _HEADER.size], view[end:-_DIGEST] = header, table
+    if codec == "raw":  # straight into its place: it is most of the record
+        np.frombuffer(view[_HEADER.size : end], np.uint8).reshape(image.shape)[:] = image
+    else:
+        view[_HEADER.size : end] = packed
+    view[-_DIGEST:] = xxhash.xxh3_128_digest(view[:-_DIGEST])
+    return record
 
 
-def encode_tile(tile: Tile, codec: str = "raw") -> bytes:
+def encode_tile(tile: Tile, codec: str = "raw") -> bytearray:
     """A tile as one record.
 
     Raises:
@@ -170,12 +177,12 @@ def encode_tile(tile: Tile, codec: str = "raw") -> bytes:
     return encode(tile.image, annotation, codec)
 
 
-def digest_of(record: bytes) -> bytes:
+def digest_of(record: bytes | bytearray) -> bytes:
     """The checksum of a record: of every pixel, label and share in it."""
-    return record[-_DIGEST:]
+    return bytes(record[-_DIGEST:])
 
 
-def decode(record: bytes | memoryview, polygons: bool = True) -> Tile:
+def decode(record: bytes | bytearray | memoryview, polygons: bool = True) -> Tile:
     """The tile of a record.
 
     Args:
@@ -288,9 +295,8 @@ def _plain(packed: bytes | memoryview, shape: tuple[int, int, int]) -> NDArray[n
 
 # Level 1 of zstd by measurement (`make bench ONLY=codecs`): higher ones cost ten times as much for
 # a few per cent.
-_PACK: dict[str, Callable[[NDArray[np.uint8]], bytes | memoryview]] = {
-    "raw": lambda image: np.ascontiguousarray(image).data.cast("B"),
-    "lz4": lambda image: lz4.block.compress(np.ascontiguousarray(image)),
+_PACK: dict[str, Callable[[NDArray[np.uint8]], bytes]] = {
+    "lz4": lz4.block.compress,
     "zstd": lambda image: _compressor().compress(_differences(image)),
     "webp": lambda image: _pack_pictures(image, format="WEBP", lossless=True, method=0, quality=0),
     "jpeg": lambda image: _pack_pictures(image, format="JPEG", quality=_JPEG_QUALITY),

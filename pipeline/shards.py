@@ -38,6 +38,7 @@ _COMMIT_EVERY = 32 * 2**20  # bytes a transaction: LMDB holds its pages twice un
 _SYNC_EVERY = 8  # transactions
 _PAGE = 4096
 _LOOK_EVERY = 256  # reads between two looks for a copy
+_EACH = 4  # rows
 _EXACT = 256  # values whose squares a float32 sums exactly: 256 * 255**2 < 2**24
 
 
@@ -47,9 +48,10 @@ class SplitCounts:
 
     Attributes:
         tiles: Number of tiles.
-        pixels: Image pixels that are valid (not the orthophoto's nodata).
-        band_sum: Sum of the valid values of each band.
-        band_sum_squares: Sum of their squares.
+        pixels: Image pixels in every fourth row that are valid (not the orthophoto's nodata): as
+            good for mean and deviation as all of them, and four times as fast.
+        band_sum: Sum of their values, by band.
+        band_sum_squares: Sum of the squares.
         class_pixels: Labelled pixels of each class.
         present_pixels: For each class, labelled pixels of the tiles in which it occurs.
     """
@@ -76,12 +78,12 @@ class SplitCounts:
             valid: Pixels that the orthophoto has, shape ``(rows, cols)``; None for all.
             classes: Number of classes.
         """
-        sums, squares = _moments(image)
+        sums, squares = _moments(image[:, ::_EACH])
         labels = label.counts()[:classes]
         labelled = int(labels.sum())
         return SplitCounts(
             1,
-            image[0].size if valid is None else int(np.count_nonzero(valid)),
+            image[0, ::_EACH].size if valid is None else int(np.count_nonzero(valid[::_EACH])),
             tuple(sums.tolist()),
             tuple(squares.tolist()),
             tuple(labels.tolist()),
@@ -89,16 +91,19 @@ class SplitCounts:
         )
 
     def __add__(self, other: SplitCounts) -> SplitCounts:
-        def added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(x + y for x, y in zip(a, b, strict=True))
+        return SplitCounts.total([self, other])
+
+    @staticmethod
+    def total(some: Sequence[SplitCounts]) -> SplitCounts:
+        """The sum of one or more."""
+
+        def added(name: str) -> tuple[int, ...]:
+            return tuple(np.sum([getattr(counts, name) for counts in some], axis=0).tolist())
 
         return SplitCounts(
-            self.tiles + other.tiles,
-            self.pixels + other.pixels,
-            added(self.band_sum, other.band_sum),
-            added(self.band_sum_squares, other.band_sum_squares),
-            added(self.class_pixels, other.class_pixels),
-            added(self.present_pixels, other.present_pixels),
+            sum(counts.tiles for counts in some),
+            sum(counts.pixels for counts in some),
+            *map(added, ("band_sum", "band_sum_squares", "class_pixels", "present_pixels")),
         )
 
     @staticmethod
@@ -202,7 +207,7 @@ class ShardWriter:
     def __init__(self, folder: Path, records: int, record_bytes: int) -> None:
         folder.mkdir()
         self._folder = folder
-        self._waiting: list[tuple[int, bytes]] = []
+        self._waiting: list[tuple[int, bytes | bytearray]] = []
         self._waiting_bytes = self._written = self._transactions = 0
         self._digests: list[bytes | None] = [None] * records
         # No lock file: the draft has one writer, and the published shard only readers.
@@ -217,7 +222,7 @@ class ShardWriter:
         self._flusher = ThreadPoolExecutor(1)
         self._flush: Future[None] | None = None
 
-    def put(self, position: int, record: bytes) -> None:
+    def put(self, position: int, record: bytes | bytearray) -> None:
         """Take the record of a tile; tiles come in any order, each once.
 
         Raises:

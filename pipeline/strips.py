@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import geotiff, records
-from pipeline.block_reader import BlockReader
+from pipeline.block_reader import BlockPixels, BlockReader
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE
 from pipeline.records import Annotation, Runs
@@ -28,6 +28,7 @@ from pipeline.shards import SplitCounts
 
 _COLUMNS = 8192
 _ROWS = 512
+_LOWEST = 256  # rows of a unit of blocks as wide as the sheet: label blocks are read again in each
 _HIGHEST = 4096  # rows of a unit, whatever the blocks are: one of a whole sheet is decoded in parts
 
 
@@ -68,7 +69,7 @@ class CutStrip(NamedTuple):
         counts: What they hold, by split.
     """
 
-    records: list[tuple[int, bytes]]
+    records: list[tuple[int, bytearray]]
     counts: dict[str, SplitCounts]
 
 
@@ -85,7 +86,7 @@ def plan_strips(
     """
     columns = block_width * max(1, _COLUMNS // block_width)
     # Blocks as wide as the sheet are read in fewer rows, so that a unit keeps its size.
-    rows = min(_ROWS, max(1, _COLUMNS * _ROWS // columns))
+    rows = min(_ROWS, max(_LOWEST, _COLUMNS * _ROWS // columns))
     rows = min(block_height * max(1, rows // block_height), _HIGHEST)
     strips: dict[tuple[int, int], list[Placed]] = {}
     sides: dict[tuple[int, int], tuple[int, int]] = {}
@@ -129,8 +130,8 @@ class _Pixels(NamedTuple):
 
     image: NDArray[np.uint8]
     valid: NDArray[np.bool_] | None
-    label: NDArray[np.uint8]
-    polygons: NDArray[np.uint32]
+    label: BlockPixels
+    polygons: BlockPixels
 
 
 class TileCutter:
@@ -181,7 +182,7 @@ class TileCutter:
             ]
         whole, pixels = _joined(parts)
         classes = self._shares.shape[1]
-        counts: dict[str, SplitCounts] = {}
+        counts: dict[str, list[SplitCounts]] = {}
         packed = []
         for position, split, window in strip.tiles:
             image, valid, label, polygons = _cut(pixels, whole, window)
@@ -189,9 +190,8 @@ class TileCutter:
             known = known[known > 0]
             annotation = Annotation(label, polygons, known, self._shares[known])
             packed.append((position, records.encode(image, annotation, self._codec)))
-            counted = SplitCounts.of(image, label, valid, classes)
-            counts[split] = counts[split] + counted if split in counts else counted
-        return CutStrip(packed, counts)
+            counts.setdefault(split, []).append(SplitCounts.of(image, label, valid, classes))
+        return CutStrip(packed, {split: SplitCounts.total(some) for split, some in counts.items()})
 
     def close(self) -> None:
         """Close the files of this process."""
@@ -250,7 +250,7 @@ class TileCutter:
         if valid is not None:
             # One value for what is not there: a sheet's own nodata would be a texture to learn.
             image = np.where(valid, image, np.uint8(0))
-        return _Pixels(image, valid, classes.read(window), index.read(window))
+        return _Pixels(image, valid, classes.decode(window), index.decode(window))
 
 
 class _Unit:
@@ -270,19 +270,17 @@ def _joined(parts: Sequence[tuple[Window, _Pixels]]) -> tuple[Window, _Pixels]:
     left, top = min(w.col for w in windows), windows[0].row
     whole = Window(left, top, max(w.right for w in windows) - left, windows[-1].bottom - top)
     shape = (whole.height, whole.width)
-    joined = _Pixels(
-        np.zeros((len(parts[0][1].image), *shape), np.uint8),
-        None if all(pixels.valid is None for _, pixels in parts) else np.ones(shape, np.bool_),
-        np.full(shape, IGNORE, np.uint8),
-        np.zeros(shape, np.uint32),
-    )
+    image = np.zeros((len(parts[0][1].image), *shape), np.uint8)
+    valid = np.ones(shape, np.bool_)
+    label, polygons = parts[0][1].label, parts[0][1].polygons
     for window, pixels in parts:
         rows, cols = window.slices(whole)
-        joined.image[:, rows, cols] = pixels.image
-        joined.label[rows, cols] = pixels.label
-        joined.polygons[rows, cols] = pixels.polygons
-        if joined.valid is not None and pixels.valid is not None:
-            joined.valid[rows, cols] = pixels.valid
+        image[:, rows, cols] = pixels.image
+        if pixels.valid is not None:
+            valid[rows, cols] = pixels.valid
+        label, polygons = label | pixels.label, polygons | pixels.polygons
+    there = all(pixels.valid is None for _, pixels in parts)
+    joined = _Pixels(image, None if there else valid, label, polygons)
     return whole, joined
 
 
@@ -296,9 +294,8 @@ def _cut(
     inside = window.intersection(whole)
     assert inside is not None
     rows, cols = inside.slices(whole)
-    image = np.ascontiguousarray(pixels.image[:, rows, cols])
-    label = np.ascontiguousarray(pixels.label[rows, cols])
-    polygons = np.ascontiguousarray(pixels.polygons[rows, cols])
+    image = pixels.image[:, rows, cols]
+    label, polygons = pixels.label.cut(inside), pixels.polygons.cut(inside)
     valid = None if pixels.valid is None else pixels.valid[rows, cols]
     if inside != window:
         beyond = [(0, window.height - inside.height), (0, window.width - inside.width)]
