@@ -107,7 +107,7 @@ class TileDataset(Dataset[Batch]):
         self, draw: Draw, tile: Tile, augment: Augmentation
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         # Of the tile's own: the number of workers and the tiles before it have no part in it. Not
-        # torch.manual_seed, which takes a hundred times as long to ask after every kind of device.
+        # torch.manual_seed, which asks after every kind of device.
         seed = np.random.SeedSequence((self._seed, *draw)).generate_state(1, np.uint64)[0]
         torch.default_generator.manual_seed(int(seed))
         image, label = augment(

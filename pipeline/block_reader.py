@@ -1,8 +1,7 @@
 """Reads back what :mod:`pipeline.block_raster` wrote, block by block.
 
 GDAL copies each block twice on its way through its cache; the polygon index of a sheet is 8 GB,
-and reading it so takes a third as long as decoding the orthophoto. Here blocks are decompressed
-straight out of the file.
+which would cost more than decompressing it. Here blocks are decompressed straight out of the file.
 """
 
 from __future__ import annotations
@@ -103,6 +102,7 @@ class BlockReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._offsets = self._sizes = ()
 
     def __enter__(self) -> Self:
         return self

@@ -47,7 +47,8 @@ ATTEMPTS = 2
 
 _EVERYWHERE = ("python", "dask", "distributed", "cloudpickle", "msgpack", "tesela", "toolz")
 # Of other versions, these decode or compress to other bytes.
-_IN_WORKERS = (*_EVERYWHERE, "tornado", "numpy", "rasterio", "pyarrow", "pillow", "zstandard")
+_IN_WORKERS = (*_EVERYWHERE, "tornado", "numpy", "rasterio", "pyarrow", "pillow", "zstandard",
+               "lz4", "xxhash")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -483,6 +483,10 @@ def _contradictions(settings: Settings) -> list[str]:
         wrong.append(
             "tiling.validation_share, tiling.test_share: together they leave no training ground"
         )
+    if tiling.dask == "threads" and tiling.dask_workers is not None:
+        wrong.append("tiling.dask_workers: threads are as many as the step has; leave it null")
+    if tiling.codec == "webp" and tiling.tile_px > 16383:
+        wrong.append("tiling.codec: webp holds at most 16383 px a side; choose another codec")
     if tiling.stride_px > tiling.tile_px:
         wrong.append(
             f"tiling.stride_px: a stride of {tiling.stride_px} px leaves gaps between tiles of "

@@ -106,13 +106,20 @@ class NodeCache:
             return
         self._stop.clear()
         # In a thread: processes that read tiles beside the training see what it publishes.
-        thread = threading.Thread(target=self._fill, name="node-cache", daemon=True)
+        thread = threading.Thread(target=self._filled, name="node-cache", daemon=True)
         thread.start()
         try:
             yield
         finally:
             self._stop.set()
             thread.join()
+
+    def _filled(self) -> None:
+        try:
+            self._fill()
+        except OSError as error:  # a file system without locks, say
+            log.warning("no shard is copied to %s (%s): all are read where they lie",
+                        self.folder, error.strerror)  # fmt: skip
 
     def _fill(self) -> None:
         if sys.platform == "linux":  # elsewhere, a thread has no priority of its own

@@ -1,6 +1,6 @@
 """Class proportions of a sheet's polygons, as the steps after ``class_proportions`` read them.
 
-Neither GeoPandas nor pandas is loaded here: they cost a second and 200 MB that labels and shards
+Neither GeoPandas nor pandas is loaded here: they take memory and time that labels and shards
 have no use for. Arrow's ``to_numpy`` would load pandas: columns go another way.
 """
 

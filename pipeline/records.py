@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import lz4.block
@@ -92,7 +93,7 @@ class Runs(NamedTuple):
         lengths = self.lengths
         if not len(lengths) or lengths.min() < 1 or int(self.ends[-1]) != shape[0] * shape[1]:
             raise ValueError("the runs do not fill the tile")
-        return np.repeat(self.values, lengths).reshape(shape)
+        return self.values.repeat(lengths).reshape(shape)
 
 
 class Annotation(NamedTuple):
@@ -216,9 +217,10 @@ def decode(record: bytes | bytearray | memoryview, polygons: bool = True) -> Til
     words = label_runs + 2 * runs + known * (1 + classes)
     if len(table) != 4 * words + label_runs:
         raise ValueError(f"an annotation of {len(table)} bytes")
-    numbers = np.frombuffer(table, "<u4", words).astype(np.uint32, copy=False)
-    ends, index_ends, index_values, rows_known, shares = np.split(
-        numbers, np.cumsum([label_runs, runs, runs, known])
+    numbers = np.frombuffer(table, "<u4", words).astype(np.uint32)
+    parts = [label_runs, runs, runs, known, known * classes]
+    ends, index_ends, index_values, rows_known, shares = (
+        numbers[last - size : last] for size, last in zip(parts, accumulate(parts), strict=True)
     )
     label = Runs(ends, np.frombuffer(table, np.uint8, offset=4 * words)).raster((rows, cols))
     if polygons:
@@ -293,8 +295,7 @@ def _plain(packed: bytes | memoryview, shape: tuple[int, int, int]) -> NDArray[n
     return np.frombuffer(packed, np.uint8).reshape(shape).copy()
 
 
-# Level 1 of zstd by measurement (`make bench ONLY=codecs`): higher ones cost ten times as much for
-# a few per cent.
+# Level 1 of zstd: differences of imagery hold few repetitions that a higher one would find.
 _PACK: dict[str, Callable[[NDArray[np.uint8]], bytes]] = {
     "lz4": lz4.block.compress,
     "zstd": lambda image: _compressor().compress(_differences(image)),

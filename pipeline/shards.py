@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,6 +29,8 @@ from pipeline.grid import PixelGrid
 from pipeline.publication import free_bytes, unwritable
 from pipeline.records import Runs, Tile, decode, digest_of
 
+log = logging.getLogger(__name__)
+
 LAYOUT = 2
 """Version of the record and manifest layout; readers refuse another one."""
 
@@ -35,10 +39,9 @@ _DATA = "data.mdb"
 
 _DISK_REASONS = ("No space", "Disk quota", "File too large", "Input/output error")
 _COMMIT_EVERY = 32 * 2**20  # bytes a transaction: LMDB holds its pages twice until it commits
-_SYNC_EVERY = 8  # transactions
+_SYNC_EVERY = 4  # transactions
 _PAGE = 4096
-_LOOK_EVERY = 256  # reads between two looks for a copy
-_EACH = 4  # rows
+_LOOK_EVERY = 10.0  # seconds between two looks for a copy
 _EXACT = 256  # values whose squares a float32 sums exactly: 256 * 255**2 < 2**24
 
 
@@ -48,10 +51,9 @@ class SplitCounts:
 
     Attributes:
         tiles: Number of tiles.
-        pixels: Image pixels in every fourth row that are valid (not the orthophoto's nodata): as
-            good for mean and deviation as all of them, and four times as fast.
-        band_sum: Sum of their values, by band.
-        band_sum_squares: Sum of the squares.
+        pixels: Image pixels that are valid (not the orthophoto's nodata).
+        band_sum: Sum of the valid values of each band.
+        band_sum_squares: Sum of their squares.
         class_pixels: Labelled pixels of each class.
         present_pixels: For each class, labelled pixels of the tiles in which it occurs.
     """
@@ -78,12 +80,12 @@ class SplitCounts:
             valid: Pixels that the orthophoto has, shape ``(rows, cols)``; None for all.
             classes: Number of classes.
         """
-        sums, squares = _moments(image[:, ::_EACH])
+        sums, squares = _moments(image)
         labels = label.counts()[:classes]
         labelled = int(labels.sum())
         return SplitCounts(
             1,
-            image[0, ::_EACH].size if valid is None else int(np.count_nonzero(valid[::_EACH])),
+            image[0].size if valid is None else int(np.count_nonzero(valid)),
             tuple(sums.tolist()),
             tuple(squares.tolist()),
             tuple(labels.tolist()),
@@ -127,7 +129,7 @@ class Manifest:
         codec: How images are packed.
         splits: First position and the one behind the last of each split's tiles.
         counts: Counts by split.
-        records: Checksum of all records in the order of the tiles: of every pixel and label.
+        records: Checksum of all records as they are packed, in the order of the tiles.
     """
 
     layout: int
@@ -327,8 +329,8 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         raise OutputError(
             f"{what}: needs about {needed / 2**30:.2f} GiB in {folder}, where "
             f"{free / 2**30:.2f} GiB are free.",
-            remedy="Make room, choose another `run` folder, or let tiles take less: "
-            "`tiling.codec: zstd` halves them without a loss, `jpeg` takes a tenth.",
+            remedy="Make room, choose another `run` folder, or let tiles take less room with "
+            "another `tiling.codec`: configs/default.yaml says what there is.",
         )
 
 
@@ -343,8 +345,7 @@ def _flush(path: Path) -> None:
 def _moments(image: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sum of the values and of their squares of each band, exact.
 
-    Sums of at most 256 values are whole numbers that float32 holds; numpy and BLAS are ten times
-    as fast on them as on 64-bit integers.
+    Sums of at most 256 values are whole numbers that float32 holds, and that BLAS adds up.
     """
     bands, _, cols = image.shape
     sums, squares = np.zeros(bands), np.zeros(bands)
@@ -371,8 +372,9 @@ class ShardReader:
     """
 
     def __init__(self, folder: Path, copy: Path | None = None) -> None:
-        self.folder = Path(folder)
-        self._copy, self._reads = copy, 0
+        self.folder = self._source = Path(folder)
+        self._copy, self._looked = copy, -_LOOK_EVERY
+        self._opened: tuple[int, lmdb.Environment] | None = None
         path = self.folder / MANIFEST
         try:
             text = path.read_text(encoding="utf-8")
@@ -395,26 +397,43 @@ class ShardReader:
 
         Raises:
             IndexError: If there is no such tile.
-            InputError: If the shard is damaged.
+            InputError: If the shard is damaged. Where its copy is, or is gone, the shard is read
+                where it lies.
         """
         if not 0 <= position < len(self):
             raise IndexError(f"tile {position} of {len(self)} in {self.folder}")
-        with _environment(self._place()).begin(buffers=True) as transaction:
-            record = transaction.get(position.to_bytes(8, "big"))
-            if record is None:
-                raise self._damaged(position, "it is missing")
-            try:
-                return decode(record, polygons)
-            except ValueError as error:
-                raise self._damaged(position, str(error)) from error
+        try:
+            return self._read(position, polygons)
+        except InputError as error:
+            if self.folder == self._source:
+                raise
+            log.warning("%s Its tiles are read from %s.", error.what, self._source)
+            self.folder, self._opened = self._source, None
+            return self._read(position, polygons)
 
-    def _place(self) -> Path:
-        """The folder to read from."""
-        if self._copy is not None:
-            if self._reads % _LOOK_EVERY == 0 and (self._copy / MANIFEST).exists():
-                self.folder, self._copy = self._copy, None
-            self._reads += 1
-        return self.folder
+    def _read(self, position: int, polygons: bool) -> Tile:
+        store = self._store()
+        try:
+            with store.begin(buffers=True) as transaction:
+                record = transaction.get(position.to_bytes(8, "big"))
+                if record is None:
+                    raise self._damaged(position, "it is missing")
+                return decode(record, polygons)
+        except (ValueError, lmdb.Error) as error:
+            raise self._damaged(position, str(error)) from error
+
+    def _store(self) -> lmdb.Environment:
+        """The environment to read from: of the process that asks."""
+        if self._copy is not None and time.monotonic() - self._looked >= _LOOK_EVERY:
+            self._looked = time.monotonic()
+            if (self._copy / MANIFEST).exists():
+                self.folder, self._copy, self._opened = self._copy, None, None
+        if self._opened is None or self._opened[0] != _forks:
+            self._opened = (_forks, _environment(self.folder))
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}  # a store stays in its process
 
     def _damaged(self, position: int, why: str) -> InputError:
         return InputError(
@@ -452,6 +471,7 @@ def split_ranges(splits: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 _open_lock = threading.Lock()
 _open: dict[tuple[str, int], lmdb.Environment] = {}
+_forks = 0  # between the first process and this one
 
 
 def _environment(folder: Path) -> lmdb.Environment:
@@ -468,7 +488,12 @@ def _environment(folder: Path) -> lmdb.Environment:
         with _open_lock:
             if key not in _open:
                 environment = lmdb.open(
-                    str(folder), readonly=True, lock=False, readahead=False, max_spare_txns=4
+                    # With read-ahead: a record is fifty pages, and neighbours are drawn together.
+                    str(folder),
+                    readonly=True,
+                    lock=False,
+                    readahead=True,
+                    max_spare_txns=4,
                 )
                 needed = _needed(environment)
                 if status.st_size < needed:
@@ -494,7 +519,8 @@ def _needed(environment: lmdb.Environment) -> int:
 
 def _forget() -> None:
     """Let go of what a forked process inherited: lmdb 3 takes it for opened by the process."""
-    global _open_lock  # the parent's may be held by a thread that is not here
+    global _open_lock, _forks  # the parent's lock may be held by a thread that is not here
+    _forks += 1
     _open_lock = threading.Lock()
     for environment in _open.values():
         environment.close()

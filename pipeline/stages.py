@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WINDOW = 2048
-"""Pixels a side of the windows that labels and confusion go through; whole blocks."""
+"""Pixels a side of the windows that labels go through; whole blocks."""
 
 NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
 """GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
@@ -336,6 +336,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
     placed = [
         strips.Placed(position, tile.split, tile.window) for position, tile in enumerate(tiles)
     ]
+    tasks = strips.plan_strips(placed, grid, *block)
     target = paths.shard(sheet)
     with (
         published(target) as (draft,),
@@ -346,7 +347,7 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
             paths.polygon_index(sheet),
             shares,
             settings.codec,
-            kept=2 * threads + 2,
+            kept=2 * threads + max((len(strip.units) for strip in tasks), default=0),
         ) as cutter,
         progress.track(f"shard of sheet {sheet}", len(tiles), "tiles") as advance,
     ):
@@ -363,11 +364,14 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
         }
         bound = records.record_bound(plan.tile_px, bands, len(classes))
         with (
-            engine(settings.dask, settings.dask_workers or threads, threads) as pool,
+            engine(
+                settings.dask if tiles else "threads", settings.dask_workers or threads, threads
+            ) as pool,
             shards.ShardWriter(draft, len(tiles), bound) as writer,
         ):
-            tasks = strips.plan_strips(placed, grid, *block)
-            for strip, cut in in_order(cutter, tasks, pool, 2 * pool.slots + 1):
+            # Of a large cluster not all results at once: they wait here for the one writer.
+            ahead = pool.slots + min(pool.slots, 16) + 1
+            for strip, cut in in_order(cutter, tasks, pool, ahead):
                 for position, record in cut.records:
                     writer.put(position, record)
                 for name, counted in cut.counts.items():

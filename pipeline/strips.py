@@ -3,8 +3,9 @@
 A compressed raster is decoded in whole blocks. A sheet is therefore read in units of whole blocks
 of the orthophoto: stripes from its left to its right, in each the units from top to bottom. Tiles
 that begin in one unit are a strip. A unit that tiles of a later strip reach into is kept until
-that strip has taken it. Only blocks at the seam of two stripes are decoded twice, where tiles lie
-across it.
+that strip has taken it. Blocks at the seam of two stripes are decoded twice where tiles lie across
+it, and in other processes those that two strips share; blocks of labels are, where units of an
+orthophoto with other blocks end inside of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pipeline.shards import SplitCounts
 _COLUMNS = 8192
 _ROWS = 512
 _LOWEST = 256  # rows of a unit of blocks as wide as the sheet: label blocks are read again in each
-_HIGHEST = 4096  # rows of a unit, whatever the blocks are: one of a whole sheet is decoded in parts
+_LARGEST = 2**25  # pixels of a unit, whatever the blocks are: a sheet in one is decoded in parts
 
 
 class Placed(NamedTuple):
@@ -87,7 +88,7 @@ def plan_strips(
     columns = block_width * max(1, _COLUMNS // block_width)
     # Blocks as wide as the sheet are read in fewer rows, so that a unit keeps its size.
     rows = min(_ROWS, max(_LOWEST, _COLUMNS * _ROWS // columns))
-    rows = min(block_height * max(1, rows // block_height), _HIGHEST)
+    rows = min(block_height * max(1, rows // block_height), max(1, _LARGEST // columns))
     strips: dict[tuple[int, int], list[Placed]] = {}
     sides: dict[tuple[int, int], tuple[int, int]] = {}
     for tile in tiles:

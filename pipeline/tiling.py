@@ -75,10 +75,6 @@ class TilePlan:
         """Tiles of one sheet; those of a split are contiguous."""
         return tuple(tile for tile in self.tiles if tile.sheet == sheet)
 
-    def ground_of(self, sheet: str, split: str) -> tuple[Window, ...]:
-        """Ground of one split in one sheet."""
-        return tuple(g.window for g in self.ground if g.sheet == sheet and g.split == split)
-
 
 def plan_ground(
     sheets: Mapping[str, Sheet], grids: Mapping[str, PixelGrid], settings: TilingSettings, seed: int
@@ -177,12 +173,10 @@ def enough_labelled(
         settings: Tile size and ``min_labelled``.
     """
     needed = max(1, math.ceil(settings.min_labelled * settings.tile_px**2 - 1e-9))
-    enough = np.flatnonzero(class_pixels.sum(axis=1) >= needed).tolist()
-    counts = class_pixels.tolist()
+    enough = np.flatnonzero(class_pixels.sum(axis=1) >= needed)
     return [
-        PlannedTile(sheet, window, split, tuple(counts[i]))
-        for i in enough
-        for split, window in (candidates[i],)
+        PlannedTile(sheet, candidates[i][1], candidates[i][0], tuple(counts))
+        for i, counts in zip(enough.tolist(), class_pixels[enough].tolist(), strict=True)
     ]
 
 

@@ -280,7 +280,7 @@ def test_a_dataset_is_sent_without_open_stores(shard: Shard) -> None:
 def test_workers_that_live_on_take_up_a_copy(
     shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(shards, "_LOOK_EVERY", 0.0)
     tiles = {"train": [plain(1)] * 8, "validation": [plain(0)]}
     place = tmp_path / "disk" / "a.lmdb"
     reader = ShardReader(shard("a", tiles).folder, copy=place)

@@ -117,11 +117,12 @@ def test_a_mistake_says_what_the_setting_is(folder: Path, text: str, mistake: st
 def test_settings_that_contradict_each_other_are_told_together(folder: Path) -> None:
     text = (
         "tiling: {split: blocks, block_px: 100, stride_px: 300, validation_share: 0.5, "
-        "test_share: 0.5}\nmapping: {window_px: 64, overlap_px: 33}\n"
+        "test_share: 0.5, dask_workers: 3}\nmapping: {window_px: 64, overlap_px: 33}\n"
     )
     assert mistakes(folder, text) == [
         "tiling.block_px: a block of 100 px holds no tile of 256 px",
         "tiling.validation_share, tiling.test_share: together they leave no training ground",
+        "tiling.dask_workers: threads are as many as the step has; leave it null",
         "tiling.stride_px: a stride of 300 px leaves gaps between tiles of 256 px",
         "mapping.overlap_px: 33 px is more than half of mapping.window_px (64 px)",
         "mapping.overlap_px: is even: half of it is cut off on each side",
@@ -432,3 +433,17 @@ def test_a_tolerance_that_nothing_is_known_of_is_told_before_the_run() -> None:
     corine = {**own, "siose": {"code_column": "CODE_18", "codelist": "corine"}}
     with pytest.raises(SettingsError, match="cannot be found"):  # only the files are missing
         config.from_mapping(corine, "corine.yaml")
+
+
+@pytest.mark.parametrize(
+    "engine", ["threads", "processes", "slurm", "tcp://node1:8786", "tls://10.0.0.1:1"]
+)
+def test_engines_are_names_or_addresses(folder: Path, engine: str) -> None:
+    assert load(folder, f"tiling: {{dask: {engine!r}}}").tiling.dask == engine
+
+
+@pytest.mark.parametrize("engine", ["thread", "node1:8786", "http://node1:8786", "tcp://node1", 8])
+def test_what_is_no_engine(folder: Path, engine: object) -> None:
+    (mistake,) = mistakes(folder, f"tiling: {{dask: {engine!r}}}")
+    assert mistake.startswith("tiling.dask: is threads, processes, slurm or the address of a dask")
+    assert ("did you mean 'threads'?" in mistake) == (engine == "thread")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -107,7 +108,7 @@ def shard_folder(reader: ShardReader) -> Path:
 def test_copies_are_whole_and_read_as_soon_as_they_are_there(
     shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shards, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(shards, "_LOOK_EVERY", 0.0)
     sources = [shard("a", 1), shard("b", 2)]
     cache = NodeCache(str(tmp_path / "disk"))
     readers = [cache.reader(source) for source in sources]
@@ -311,3 +312,17 @@ def test_the_memory_of_a_job_is_the_least_that_its_groups_allow(tmp_path: Path) 
     (groups / "memory").mkdir()
     (groups / "memory" / "memory.limit_in_bytes").write_text("4000000\n")
     assert node_memory(groups, own) == 4_000_000
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pipeline.node_cache.fcntl.lockf", no_locks)
+    cache = NodeCache(str(tmp_path / "disk"))
+    reader = cache.reader(shard("a", 1))
+    with cache.filling():
+        wait_for(lambda: "No locks available" in caplog.text)
+    assert int(reader.read(0).image[0, 0, 0]) == 1

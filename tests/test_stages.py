@@ -503,23 +503,6 @@ def test_a_disk_that_fills_up_leaves_nothing(copied: stages.Run, step: str, limi
     assert _files(folder) == before
 
 
-def test_pixels_without_data_are_0_in_tiles_whatever_the_nodata_value() -> None:
-    from pipeline.grid import PixelGrid, Window
-    from pipeline.strips import Sources, cut
-
-    valid = np.array([[True, False], [True, True]])
-    sources = Sources(
-        PixelGrid("EPSG:25830", 0.0, 0.0, 1.0, 1.0, 2, 2),
-        image=lambda window: np.full((3, 2, 2), 255, np.uint8),
-        valid=lambda window: valid,
-        label=lambda window: np.zeros((2, 2), np.uint8),
-        polygons=lambda window: np.ones((2, 2), np.uint32),
-        shares=np.ones((2, 1), np.float32),
-    )
-    ((tile, _),) = cut([Window(0, 0, 2, 2)], sources)
-    np.testing.assert_array_equal(tile.image, np.broadcast_to(valid * 255, (3, 2, 2)))
-
-
 def test_a_map_without_confidence_leaves_no_older_one_beside_it(copied: stages.Run) -> None:
     mapping = copied.settings.mapping.model_copy(update={"confidence": False})
     changed = stages.Run(copied.settings.model_copy(update={"mapping": mapping}))

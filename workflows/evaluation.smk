@@ -3,7 +3,6 @@ rule confusion:
     input:
         labels=paths.label_raster("{sheet}"),
         map=paths.land_cover_map("{sheet}"),
-        plan=paths.tile_plan,
         ground=paths.ground,
     output:
         paths.confusion("{sheet}"),

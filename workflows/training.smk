@@ -17,7 +17,7 @@ rule train:
     benchmark:
         paths.benchmark("train")
     params:
-        section=settings.training.model_dump_json(exclude={"workers", "devices"}),
+        section=settings.training.model_dump_json(exclude=settings.training.result_ignores),
         seed=settings.seed,
         config=paths.settings,
     conda:
