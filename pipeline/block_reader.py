@@ -71,7 +71,12 @@ class BlockReader:
                 self._offsets, self._sizes = page.dataoffsets, page.databytecounts
                 self._dtype = np.dtype(page.dtype).newbyteorder("<")
                 self.height, self.width = page.imagelength, page.imagewidth
-        except (OSError, tifffile.TiffFileError, ValueError) as error:
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}).",
+                remedy="Let `label_raster` make it.",
+            ) from error
+        except (tifffile.TiffFileError, ValueError) as error:
             raise self._unusable(str(error)) from error
         if kind != (tifffile.COMPRESSION.ZSTD, (BLOCK, BLOCK), 1, "<"):
             raise self._unusable("it does not consist of blocks that `label_raster` wrote")

@@ -40,11 +40,8 @@ class Codecs:
 
     def prepare(self, setup: Setup) -> Prepared:
         """A shard of the sheet's tiles."""
-        labelled = sheet_run.with_labels(setup, sheet_run.with_proportions(setup))
-        made = sheet_run.with_plan(setup, labelled)
+        made = sheet_run.with_shard(setup)
         shard = made.paths.shard(NAME)
-        if not shard.exists():
-            harness.execute(made.command("shard", setup.threads))
         sources = {"sheet": ("--shard", shard)}
         if setup.imagery is not None:
             sources["imagery"] = ("--imagery", setup.imagery)

@@ -34,11 +34,8 @@ class Samples:
 
     def prepare(self, setup: Setup) -> Prepared:
         """A shard of all tiles."""
-        labelled = sheet_run.with_labels(setup, sheet_run.with_proportions(setup))
-        made = sheet_run.with_plan(setup, labelled)
+        made = sheet_run.with_shard(setup)
         shard = made.paths.shard(NAME)
-        if not shard.exists():
-            harness.execute(made.command("shard", setup.threads))
         image, label = made.sheet.orthophoto, made.paths.label_raster(NAME)
         runs: dict[str, Run] = {}
         rows: list[Comparison] = []

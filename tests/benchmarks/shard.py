@@ -38,11 +38,8 @@ class Shard:
 
     def prepare(self, setup: Setup) -> Prepared:
         """A run with labels and a plan of all tiles; a shard, whose bytes the floor puts again."""
-        labelled = sheet_run.with_labels(setup, sheet_run.with_proportions(setup))
-        made = sheet_run.with_plan(setup, labelled)
+        made = sheet_run.with_shard(setup)
         shard = made.paths.shard(NAME)
-        if not shard.exists():
-            harness.execute(made.command("shard", setup.threads))
         first = _checksum(shard)
         size = sum(store.stat().st_size for store in _stores(shard))
         again = made.folder / "again"

@@ -158,6 +158,14 @@ def with_plan(setup: Setup, made: SheetRun, rows: float = 1.0) -> SheetRun:
     return part
 
 
+def with_shard(setup: Setup) -> SheetRun:
+    """A run with a shard of all tiles."""
+    made = with_plan(setup, with_labels(setup, with_proportions(setup)))
+    if not made.paths.shard(NAME).exists():
+        harness.execute(made.command("shard", setup.threads))
+    return made
+
+
 def with_map(setup: Setup, made: SheetRun) -> SheetRun:
     """A run of its own, all of it test ground, with a map that differs from the labels."""
     part = _sharing(setup, made, "test")
