@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pickle
 import tempfile
 import time
@@ -109,6 +110,7 @@ def _processes(workers: int) -> Iterator[_Cluster]:
         "distributed.diagnostics.nvml": False,
     }
     with (
+        _environment_restored(),
         tempfile.TemporaryDirectory(prefix="tesela-", ignore_cleanup_errors=True) as folder,
         dask.config.set(quiet),
         LocalCluster(
@@ -125,6 +127,18 @@ def _processes(workers: int) -> Iterator[_Cluster]:
         _client(started) as client,
     ):
         yield _Cluster(client, workers, _waiting("the processes of this machine"))
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Dask leaves OMP_NUM_THREADS=1 and PYTHONHASHSEED to all that this process starts later."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

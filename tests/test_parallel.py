@@ -139,10 +139,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "CONNECT", 2.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _surroundings() -> Iterator[None]:
+    """Workers find these tests, and what dask itself leaves in the environment goes away."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalCluster]:
     """A cluster that is there before and after each step."""
-    os.environ["PYTHONPATH"] = str(ROOT)
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -156,9 +165,16 @@ def running() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Engine]:
-    os.environ["PYTHONPATH"] = str(ROOT)
     with engine("processes", 2, 1) as pool:
         yield pool
+
+
+def test_processes_leave_no_trace_in_the_environment() -> None:
+    """OMP_NUM_THREADS=1 in what is started later gives other sums, and slow networks."""
+    before = dict(os.environ)
+    with engine("processes", 1, 1) as pool:
+        assert pool.executor.submit(abs, -3).result() == 3
+    assert dict(os.environ) == before
 
 
 @pytest.fixture
