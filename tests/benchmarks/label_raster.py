@@ -99,7 +99,9 @@ def _gdal_rasterize(
     made: SheetRun, vector: Path, out: Path, compression: tuple[str, ...]
 ) -> tuple[str, ...]:
     left, bottom, right, top = geotiff.read_grid(made.sheet.orthophoto).bounds
-    options = ("TILED=YES", "BLOCKXSIZE=512", "BLOCKYSIZE=512", "NUM_THREADS=ALL_CPUS")
+    # One thread for DEFLATE: with more, Debian's GDAL 3.6.2 was seen to stop for good.
+    threads = "ALL_CPUS" if "COMPRESS=ZSTD" in compression else "1"
+    options = ("TILED=YES", "BLOCKXSIZE=512", "BLOCKYSIZE=512", f"NUM_THREADS={threads}")
     return (
         str(GDAL_RASTERIZE), "-q", "-a", "class", "-l", "classes", "-init", "255", "-a_nodata",
         "255", "-ot", "Byte", "-tr", str(PIXEL), str(PIXEL), "-te", str(left), str(bottom),
