@@ -23,10 +23,7 @@ from typing import BinaryIO
 
 from pipeline.errors import InputError, TeselaError, TrainingError
 from pipeline.publication import free_bytes, published
-from pipeline.shards import MANIFEST, Manifest, ShardReader
-
-DATA = "data.mdb"
-"""LMDB's name of the file with the records."""
+from pipeline.shards import DATA, MANIFEST, Manifest, ShardReader
 
 RESERVE = 2**30
 """Bytes that stay free on the node's disk: it is not the cache's alone."""

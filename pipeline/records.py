@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<4sBBHIIIIIII")
 _MAGIC = b"TSL2"
 _DIGEST = 16  # bytes
 _GROUP = 16  # rows whose differences hang together: undone by 15 sums of many rows at once
-_JPEG_QUALITY = 90  # PNOA's own sheets are no better
+_JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)

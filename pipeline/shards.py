@@ -35,7 +35,8 @@ LAYOUT = 2
 """Version of the record and manifest layout; readers refuse another one."""
 
 MANIFEST = "manifest.json"
-_DATA = "data.mdb"
+DATA = "data.mdb"
+"""LMDB's name of the file with the records."""
 
 _DISK_REASONS = ("No space", "Disk quota", "File too large", "Input/output error")
 _COMMIT_EVERY = 32 * 2**20  # bytes a transaction: LMDB holds its pages twice until it commits
@@ -257,7 +258,7 @@ class ShardWriter:
         self._environment.sync(True)
         needed = _needed(self._environment)
         self.close()
-        data = self._folder / _DATA
+        data = self._folder / DATA
         if data.stat().st_size < needed:
             # LMDB does not write pages that it allocated and let go of; readers look at the size.
             os.truncate(data, needed)
@@ -293,7 +294,7 @@ class ShardWriter:
         self._transactions += 1
         if self._transactions % _SYNC_EVERY == 0:
             self._flushed()  # the one before: no more than two of them wait
-            self._flush = self._flusher.submit(_flush, self._folder / _DATA)
+            self._flush = self._flusher.submit(_flush, self._folder / DATA)
 
     def _put_waiting(self) -> None:
         with self._environment.begin(write=True) as transaction:
@@ -482,7 +483,7 @@ def _environment(folder: Path) -> lmdb.Environment:
             its end kills the process.
     """
     try:
-        status = (folder / _DATA).stat()
+        status = (folder / DATA).stat()
         # With the inode: a shard that was made anew under the same name is another store.
         key = (str(folder.resolve()), status.st_ino)
         with _open_lock:
@@ -507,7 +508,7 @@ def _environment(folder: Path) -> lmdb.Environment:
 
 def _unusable(folder: Path, why: str) -> InputError:
     return InputError(
-        f"{folder}: {_DATA} cannot be read: {why}.",
+        f"{folder}: {DATA} cannot be read: {why}.",
         remedy="Remove the shard and let `shard` make it again.",
     )
 

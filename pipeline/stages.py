@@ -56,6 +56,9 @@ log = logging.getLogger(__name__)
 WINDOW = 2048
 """Pixels a side of the windows that labels go through; whole blocks."""
 
+SAMPLED = 8
+"""Tiles that are cut beforehand to estimate the room that a shard takes."""
+
 NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
 """GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
 
@@ -351,13 +354,10 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
         ) as cutter,
         progress.track(f"shard of sheet {sheet}", len(tiles), "tiles") as advance,
     ):
-        sample = [
-            record
-            for strip in strips.plan_strips(placed[:: -(-len(placed) // 8) or 1], grid, *block)
-            for _, record in cutter(strip).records
-        ]
-        mean = sum(shards.room_of(len(record)) for record in sample) / max(1, len(sample))
-        shards.check_room(target.parent, round(mean * len(tiles)), f"shard of sheet {sheet}")
+        sample = strips.plan_strips(placed[:: -(-len(placed) // SAMPLED) or 1], grid, *block)
+        rooms = [shards.room_of(len(part)) for s in sample for _, part in cutter(s).records]
+        needed = sum(rooms) * len(tiles) // max(1, len(rooms))
+        shards.check_room(target.parent, needed, f"shard of sheet {sheet}")
         counts = {
             name: shards.SplitCounts.nothing(bands, len(classes))
             for name in dict.fromkeys(tile.split for tile in tiles)

@@ -17,9 +17,9 @@ import pytest
 from pipeline import node_cache, shards
 from pipeline.errors import InputError, TrainingError
 from pipeline.grid import PixelGrid
-from pipeline.node_cache import DATA, NodeCache, node_folder, node_memory, shard_bytes
+from pipeline.node_cache import NodeCache, node_folder, node_memory, shard_bytes
 from pipeline.records import Runs, Tile, encode_tile, record_bound
-from pipeline.shards import LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
+from pipeline.shards import DATA, LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
 
 SIDE = 8
 ROOT = Path(__file__).resolve().parents[1]
