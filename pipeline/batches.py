@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from pipeline.augmentation import Augmentation, augmentation
-from pipeline.config import TrainingSettings
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.node_cache import node_memory, shard_bytes
 from pipeline.records import Tile
+from pipeline.sections import TrainingSettings
 from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
 
 log = logging.getLogger(__name__)

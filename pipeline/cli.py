@@ -22,7 +22,7 @@ import psutil
 import typer
 from rich.table import Table
 
-from pipeline import __version__, config, geotiff, progress
+from pipeline import __version__, config, geotiff, progress, sections
 from pipeline.errors import InputError, OutputError, SettingsError, TeselaError
 from pipeline.sheets import siose_files
 
@@ -288,7 +288,7 @@ def siose_summary(
         _keep_apart(out, base)
     settings, opened, classes = _opened(base, nomenclature, source, layer, code_column, codelist)
     given = {"composite": composite, "min_share": min_share, "min_margin": min_margin}
-    labels = config.section(config.LabelSettings, given, "command line")
+    labels = config.section(sections.LabelSettings, given, "command line")
     summary = summing.summarise(opened, settings, classes, labels, threads)
     table = Table(title=f"{base.name}: {summary.base}", title_justify="left")
     for name, side in (("", "left"), ("name", "left"), ("km²", "right"), ("%", "right")):
@@ -388,12 +388,12 @@ def _opened(
     layer: str | None,
     code_column: str | None,
     codelist: str,
-) -> tuple[config.SioseSettings, SioseBase, Nomenclature | None]:
+) -> tuple[sections.SioseSettings, SioseBase, Nomenclature | None]:
     """A base by its path and what the command line says of it."""
     from pipeline import nomenclature, siose
 
     given = {"source": source, "layer": layer, "code_column": code_column, "codelist": codelist}
-    settings = config.section(config.SioseSettings, given, "command line")
+    settings = config.section(sections.SioseSettings, given, "command line")
     chosen = None
     if classes is not None:
         chosen = nomenclature.parse(config.read_yaml(classes), str(classes))

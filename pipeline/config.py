@@ -9,196 +9,31 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from pipeline.errors import SettingsError
 from pipeline.paths import RunPaths
 from pipeline.publication import write_text
-
-Split = Literal["train", "validation", "test", "map"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-ENGINES = ("threads", "processes", "slurm")
-"""Who cuts the tiles of a sheet, unless it is an existing dask cluster."""
-
-_ADDRESS = re.compile(r"(tcp|tls|ucx)://[^\s/{}]+:\d{1,5}")
-
-MOST_METRES = 1000.0
-"""Wider strips along outlines are slips of the pen: the coarsest land-cover maps hold 100 m."""
-
-
-def _share(value: float) -> float:
-    if 0.0 <= value <= 1.0:
-        return value
-    if 1.0 < value <= 100.0:
-        message = f"is a share from 0 to 1; for {value:g} % write {value / 100:g}"
-    else:
-        message = "is a share from 0 to 1"
-    raise PydanticCustomError("share", "{message}", {"message": message})
-
-
-def _no_bool(value: object) -> object:
-    # YAML's `yes` is True and Python's True is 1: nobody means `epochs: 1` by it.
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "is a number, not yes or no")
-    return value
-
-
-def _written(value: object) -> object:
-    # Numbers are names of files for YAML only if they are quoted; an empty name is the folder
-    # that one happens to stand in; braces are wildcards to Snakemake.
-    if isinstance(value, Path):
-        return value
-    message = ""
-    if not isinstance(value, str):
-        message = f"is the name of a file or folder, not {_shown(value)}{_quotable(value)}"
-    elif not value.strip() or "\0" in value:
-        message = f"is the name of a file or folder, not {_shown(value)}"
-    elif set(value) & set("{}"):
-        message = f"{_shown(value)} has braces in it; use a name without"
-    if message:
-        raise PydanticCustomError("path", "{message}", {"message": message})
-    return value
-
-
-def _name(value: object) -> object:
-    # A layer may be called 2017, and YAML reads that as a number.
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        message = f"is a name, not {_shown(value)}{_quotable(value)}"
-        raise PydanticCustomError("name", "{message}", {"message": message})
-    return value.strip()
-
-
-def _metres(value: object) -> float | str:
-    # Here and not by the union of both types, which would tell each mistake twice.
-    if value == "source":
-        return "source"
-    try:
-        number = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        number = math.nan
-    if 0 <= number <= MOST_METRES:
-        return number
-    message = f"is metres from 0 to {MOST_METRES:g}, or source, not {_shown(value)}"
-    if "," in str(value):
-        message += "; decimals take a point"
-    raise PydanticCustomError("metres", "{message}", {"message": message})
-
-
-def _engine(value: object) -> object:
-    if value in ENGINES or (isinstance(value, str) and _ADDRESS.fullmatch(value)):
-        return value
-    message = (
-        f"is {', '.join(ENGINES)} or the address of a dask scheduler such as "
-        f"tcp://node1:8786, not {_shown(value)}"
-    )
-    if isinstance(value, str) and (near := difflib.get_close_matches(value, ENGINES, 1)):
-        message += f"; did you mean {near[0]!r}?"
-    raise PydanticCustomError("engine", "{message}", {"message": message})
-
-
-FilePath = Annotated[Path, BeforeValidator(_written)]
-Share = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share)]
-Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Margin = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Metres = Annotated[float | Literal["source"], BeforeValidator(_metres)]
-
-
-class Section(BaseModel):
-    """A part of the settings: frozen, nothing unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
+from pipeline.sections import (
+    AugmentationSettings,
+    LabelSettings,
+    MappingSettings,
+    Section,
+    SioseSettings,
+    TilingSettings,
+    TrainingSettings,
+    TuningSettings,
+)
+from pipeline.setting_types import FilePath, no_bool, quotable, shown
 
 _S = TypeVar("_S", bound=Section)
-
-
-class SioseSettings(Section):
-    """How SIOSE polygons, or those of another layer, become class proportions."""
-
-    source: Literal["auto", "table", "label", "xml", "maximum", "code"] = "auto"
-    layer: Annotated[str, BeforeValidator(_name)] | None = None
-    code_column: Annotated[str, BeforeValidator(_name)] | None = None
-    codelist: Annotated[str, BeforeValidator(_name)] = "auto"
-    unknown_covers: Literal["error", "ignore"] = "error"
-    off_percentages: Literal["error", "ignore"] = "error"
-
-
-class LabelSettings(Section):
-    """How class proportions become one class a pixel."""
-
-    composite: Literal["dominant", "mask"] = "dominant"
-    min_share: Share = 0.5
-    min_margin: Share = 0.0
-    boundary_px: Margin = 0
-    boundary_m: Metres = 0.0
-
-
-class TilingSettings(Section):
-    """How sheets are cut into tiles, and which ground trains and which tests."""
-
-    tile_px: Pixels = 256
-    stride_px: Pixels = 256
-    min_labelled: Share = 0.5
-    split: Literal["sheet", "blocks"] = "sheet"
-    block_px: Pixels = 2048
-    validation_share: Share = 0.15
-    test_share: Share = 0.15
-    codec: Literal["raw", "lz4", "zstd", "webp", "jpeg"] = "raw"
-    dask: Annotated[str, BeforeValidator(_engine)] = "threads"
-    dask_workers: Count | None = None
-
-    # What decides the plan, and what decides the tiles: who cuts them changes nothing.
-    plan_ignores: ClassVar[set[str]] = {"codec", "dask", "dask_workers"}
-    tiles_ignore: ClassVar[set[str]] = {"dask", "dask_workers"}
-
-
-class TrainingSettings(Section):
-    """The network and how it is trained."""
-
-    network: str = "unet"
-    encoder: str = "resnet18"
-    encoder_weights: str = "none"
-    epochs: Count = 50
-    max_steps: Count | None = None
-    max_minutes: Positive | None = None
-    batch_size: Count = 8
-    learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)] = (
-        1e-2
-    )
-    class_weights: Literal["median_frequency", "none"] = "median_frequency"
-    augment: Literal["none", "geometric", "aerial"] = "geometric"
-    patience: Count = 20
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    devices: Literal["auto"] | Count = "auto"
-    workers: Margin = 1
-    shuffle: Literal["full", "local"] = "full"
-    cache_dir: Annotated[str, BeforeValidator(_name)] | None = None
-
-    # These may change between two starts of one training: the weights stay the same.
-    result_ignores: ClassVar[set[str]] = {"devices", "workers", "cache_dir"}
-
-
-class MappingSettings(Section):
-    """How the network's windows are put together to a map."""
-
-    window_px: Annotated[int, BeforeValidator(_no_bool), Field(ge=32)] = 512
-    overlap_px: Margin = 128
-    confidence: bool = True
 
 
 class Settings(Section):
@@ -212,11 +47,13 @@ class Settings(Section):
     sheets: FilePath = Path("sheets.csv")
     nomenclature: FilePath = Path("nomenclature.yaml")
     # numpy, torch and Python all take seeds of 32 bits.
-    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=2**32 - 1)] = 0
     siose: SioseSettings = SioseSettings()
     labels: LabelSettings = LabelSettings()
     tiling: TilingSettings = TilingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings = TrainingSettings()
+    tuning: TuningSettings = TuningSettings()
     mapping: MappingSettings = MappingSettings()
 
     def as_yaml(self) -> str:
@@ -359,7 +196,7 @@ def check_run(settings: Settings) -> None:
     begun = read_yaml(path)
     mine = settings.model_dump(mode="json")
     other = [
-        f"{key}: {_shown(begun.get(key))} there, {_shown(mine[key])} now"
+        f"{key}: {shown(begun.get(key))} there, {shown(mine[key])} now"
         for key in ("sheets", "nomenclature")
         if Path(str(begun.get(key, ""))).resolve() != Path(mine[key]).resolve()
     ]
@@ -511,50 +348,37 @@ def _mistake(item: dict[str, Any]) -> str:
     ]
     where = ".".join(location)
     kind, context, given = item["type"], item.get("ctx", {}), item["input"]
-    shown = _shown(given)
+    told = shown(given)
     auto = " or auto" if where == "training.devices" else ""
     match kind:
         case "extra_forbidden" | "invalid_key":
             return f"{where}: is not a setting{_suggestion(location)}"
         case "literal_error":
             allowed = context["expected"].replace(" or ", ", ")
-            return f"{where}: is one of {allowed}, not {shown}{_quotable(given)}"
+            return f"{where}: is one of {allowed}, not {told}{quotable(given)}"
         case "greater_than_equal":
-            return f"{where}: is at least {context['ge']}{auto}, not {shown}"
+            return f"{where}: is at least {context['ge']}{auto}, not {told}"
         case "less_than_equal":
-            return f"{where}: is at most {context['le']}, not {shown}"
+            return f"{where}: is at most {context['le']}, not {told}"
         case "greater_than":
-            return f"{where}: is more than {context['gt']}, not {shown}"
+            return f"{where}: is more than {context['gt']}, not {told}"
+        case "less_than":
+            return f"{where}: is less than {context['lt']}, not {told}"
         case "finite_number":
-            return f"{where}: is a finite number, not {shown}"
+            return f"{where}: is a finite number, not {told}"
         case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
-            return f"{where}: is a whole number{auto}, not {shown}"
+            return f"{where}: is a whole number{auto}, not {told}"
         case "float_parsing" | "float_type":
             point = "; decimals take a point" if "," in str(given) else ""
-            return f"{where}: is a number, not {shown}{point}"
+            return f"{where}: is a number, not {told}{point}"
         case "bool_parsing" | "bool_type":
-            return f"{where}: is true or false, not {shown}"
+            return f"{where}: is true or false, not {told}"
         case "string_type":
-            return f"{where}: is a word, not {shown}{_quotable(given)}"
+            return f"{where}: is a word, not {told}{quotable(given)}"
         case "model_type" | "model_attributes_type":
             return f"{where}: is a section; write its settings below it, indented"
     message = item["msg"]
     return f"{where}: {message[0].lower() + message[1:]}"
-
-
-def _shown(value: object) -> str:
-    """A value as its author wrote it in YAML."""
-    if value is None:
-        return "nothing"
-    return (
-        {True: "true or yes", False: "false or no"}[value]
-        if isinstance(value, bool)
-        else f"{value!r}"
-    )
-
-
-def _quotable(value: object) -> str:
-    return "; put it in quotes" if isinstance(value, bool | int | float) else ""
 
 
 def _section(name: str) -> type[BaseModel] | None:

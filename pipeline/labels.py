@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.config import LabelSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, MOST_CLASSES
 from pipeline.proportions import OFF_PERCENT, Proportions
 from pipeline.scanline import Outlines
+from pipeline.sections import LabelSettings
 
 REASONS = (
     "orthophoto_nodata",

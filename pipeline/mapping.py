@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.config import MappingSettings
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.networks.precision import Precision, autocast, resolve_precision
+from pipeline.sections import MappingSettings
 
 NODATA = 255
 """Class and confidence of pixels where the orthophoto has none."""

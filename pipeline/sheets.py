@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import SPLITS, Split, did_you_mean, exists, find, read_text
+from pipeline.config import did_you_mean, exists, find, read_text
 from pipeline.errors import SettingsError
+from pipeline.sections import SPLITS, Split
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ import shapely
 from numpy.typing import NDArray
 
 from pipeline.codelists import Codelist, Cover
-from pipeline.config import SioseSettings
 from pipeline.errors import SHOWN_ITEMS, InputError
 from pipeline.nomenclature import Nomenclature, Resolver
 from pipeline.proportions import OFF_PERCENT, Proportions, read_proportions
+from pipeline.sections import SioseSettings
 from pipeline.siose_base import SioseBase, open_base, polygon_count, total_bounds
 from pipeline.siose_covers import Problem, ResolvedCovers, resolve_covers
 from pipeline.siose_polygons import Attributes, Bounds, Shapes, reading

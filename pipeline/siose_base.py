@@ -16,8 +16,8 @@ from typing import Any
 import pyogrio
 
 from pipeline.codelists import BUILT_IN, Codelist, attribute_labels, built_in, completed
-from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
+from pipeline.sections import SioseSettings
 from pipeline.siose_codelists import check_codelist, own_attributes, own_covers
 from pipeline.siose_columns import (
     LABELS,

@@ -21,9 +21,9 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline import topology
 from pipeline.codelists import Cover
-from pipeline.config import SioseSettings
 from pipeline.cover_resolver import CodelistResolver, CoverResolver
 from pipeline.nomenclature import Nomenclature
+from pipeline.sections import SioseSettings
 from pipeline.siose import resolver_of
 from pipeline.siose_base import SioseBase, total_bounds
 from pipeline.siose_covers import resolve_covers

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.codelists import BUILT_IN, Cover, attribute_labels
-from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
+from pipeline.sections import SioseSettings
 from pipeline.siose_columns import check_described, is_named
 from pipeline.siose_tables import Table, batches, numbers, texts
 

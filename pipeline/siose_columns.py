@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError
+from pipeline.sections import SioseSettings
 from pipeline.siose_files import check_whole
 from pipeline.siose_tables import Table, chosen
 

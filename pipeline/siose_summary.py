@@ -13,10 +13,10 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from pipeline.config import LabelSettings, SioseSettings
 from pipeline.cover_resolver import CodelistResolver, CoverResolver
 from pipeline.labels import REASONS, polygon_classes
 from pipeline.nomenclature import Nomenclature
+from pipeline.sections import LabelSettings, SioseSettings
 from pipeline.siose import Proportions, reasons_of, resolver_of
 from pipeline.siose_base import SioseBase, total_bounds
 from pipeline.siose_covers import resolve_covers

@@ -27,6 +27,7 @@ from pipeline import (
     nomenclature,
     progress,
     records,
+    sections,
     shards,
     strips,
     styles,
@@ -319,7 +320,7 @@ def tile_plan(run: Run, threads: int = 1) -> None:
     plan = tiling.TilePlan(tuple(tiles), ground, classes.fingerprint, settings.tile_px)
     with published(run.paths.tile_plan, run.paths.ground) as (draft, ground_draft):
         tiling.write_plan(plan, draft, ground_draft)
-    for name in config.SPLITS:
+    for name in sections.SPLITS:
         count = sum(tile.split == name for tile in tiles)
         log.info("%s: %d tiles of %d px", name, count, settings.tile_px)
 
@@ -438,7 +439,7 @@ def train(run: Run) -> None:
             std=data.std,
             settings=run.settings.model_dump(
                 mode="json",
-                include={"seed", "labels", "tiling", "training"},
+                include={"seed", "labels", "tiling", "augmentation", "training"},
                 exclude={"training": settings.result_ignores, "tiling": tiles_ignore},
             ),
             data={"sheets": used, "pixels": pixels},
@@ -450,6 +451,7 @@ def train(run: Run) -> None:
     weights = Path(settings.encoder_weights)
     fingerprint = config.fingerprint(
         {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
+        {"augmentation": run.settings.augmentation.model_dump(mode="json")},
         {"training": settings.model_dump(mode="json", exclude=settings.result_ignores)},
         {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
@@ -624,7 +626,7 @@ class _SheetTiles:
     """A sheet that is being counted for the plan."""
 
     name: str
-    candidates: Sequence[tuple[config.Split, Window]]
+    candidates: Sequence[tuple[sections.Split, Window]]
     raster: BlockReader
     counter: TileCounter
 

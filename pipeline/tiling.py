@@ -22,10 +22,10 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from pipeline.config import SPLITS, Split, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import Nomenclature
+from pipeline.sections import SPLITS, Split, TilingSettings
 from pipeline.sheets import Sheet
 
 

@@ -30,7 +30,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from pipeline import checkpoint
 from pipeline.batches import TileData
-from pipeline.config import TrainingSettings
 from pipeline.draws import EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.networks import resolve_precision
@@ -43,6 +42,7 @@ from pipeline.objective import (
 )
 from pipeline.progress import console
 from pipeline.publication import published, write_text
+from pipeline.sections import TrainingSettings
 
 LAYOUT = 1
 """Version of ``last.ckpt``; raised when its keys change their meaning."""
@@ -187,8 +187,8 @@ class _Run:
         # Not set up by Fabric: its loaders count their epochs by themselves, from 0 at each start.
         self.batches, self.validation_batches = data.train_dataloader(), data.val_dataloader()
         self.steps = settings.epochs * len(self.batches)
-        if settings.max_steps is not None:
-            self.steps = min(self.steps, settings.max_steps)
+        if settings.iterations is not None:
+            self.steps = min(self.steps, settings.iterations)
         self.seconds = settings.max_minutes * 60 if settings.max_minutes else math.inf
         self._started = self._saved_at = time.monotonic()
         self._saving = self._validation_seconds = self._validated_at = 0.0
@@ -381,8 +381,8 @@ class _Run:
 
     def _ended(self, elapsed: float) -> str:
         if self.state.step >= self.steps:
-            if self.steps == self.settings.max_steps:
-                return f"max_steps ({self.steps}) is reached"
+            if self.steps == self.settings.iterations:
+                return f"iterations ({self.steps}) is reached"
             return f"all {self.settings.epochs} epochs are done"
         if self._progress(elapsed) >= 1:
             return f"max_minutes ({self.settings.max_minutes:g}) is reached"

@@ -26,6 +26,8 @@ ORDER = [
     "cover_rules",
     "nomenclature",
     "cover_resolver",
+    "setting_types",
+    "sections",
     "config",
     "sheets",
     "progress",

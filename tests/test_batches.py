@@ -25,12 +25,12 @@ from pipeline.batches import (
     class_frequencies,
     median_frequency_weights,
 )
-from pipeline.config import TrainingSettings
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import IGNORE
 from pipeline.records import Runs, Tile, encode_tile, record_bound
+from pipeline.sections import TrainingSettings
 from pipeline.shards import LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")

@@ -18,10 +18,10 @@ import pytest
 import shapely
 
 from pipeline import geotiff, siose
-from pipeline.config import SioseSettings
 from pipeline.errors import InputError, SettingsError, TeselaError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import Nomenclature
+from pipeline.sections import SioseSettings
 from tests import siose_dialects as dialects
 from tests.siose_dialects import (
     CLASSES,

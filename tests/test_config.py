@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline import config, sections
 from pipeline.errors import OutputError, SettingsError
 from pipeline.paths import RunPaths
 from pipeline.sheets import Sheet, missing_inputs, read_sheets
@@ -96,7 +96,7 @@ def test_every_mistake_is_told_at_once_with_what_to_write_instead(folder: Path) 
         ("training: {learning_rate: .inf}", "training.learning_rate: is a finite number, not inf"),
         ("training: {learning_rate: 0}", "training.learning_rate: is more than 0, not 0"),
         ("training: {weight_decay: .inf}", "training.weight_decay: is a finite number, not inf"),
-        ("training: {epochs: null}", "training.epochs: is a whole number, not nothing"),
+        ("training: {batch_size: null}", "training.batch_size: is a whole number, not nothing"),
         ("training: {epochs: 0}", "training.epochs: is at least 1, not 0"),
         ("training: {devices: two}", "training.devices: is a whole number or auto, not 'two'"),
         ("training: {devices: 0}", "training.devices: is at least 1 or auto, not 0"),
@@ -137,11 +137,11 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(folder: Path) -> None:
 
 
 def test_optional_settings_may_be_null_and_sections_empty(folder: Path) -> None:
-    settings = load(folder, "training: {max_steps: null, max_minutes: ~}\nlabels:\ntiling: ~\n")
-    assert settings.training.max_steps is None
+    settings = load(folder, "training: {iterations: null, max_minutes: ~}\nlabels:\ntiling: ~\n")
+    assert settings.training.iterations is None
     assert settings.training.max_minutes is None
-    assert settings.labels == config.LabelSettings()
-    assert settings.tiling == config.TilingSettings()
+    assert settings.labels == sections.LabelSettings()
+    assert settings.tiling == sections.TilingSettings()
 
 
 def test_an_empty_file_is_all_defaults(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_later_file_overrides_key_by_key_and_an_empty_section_nothing(folder: 
     second.write_text("labels: {min_share: 0.7}\n", encoding="utf-8")
     third.write_text("labels:\n", encoding="utf-8")
     settings = config.load(first, second, third)
-    assert settings.labels == config.LabelSettings(min_share=0.7, boundary_px=2)
+    assert settings.labels == sections.LabelSettings(min_share=0.7, boundary_px=2)
     assert settings.seed == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline import config, nomenclature
+from pipeline import config, nomenclature, sections
 from pipeline.sheets import read_sheets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -19,7 +19,7 @@ def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Settings by dotted name."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= leaves(value, f"{above}{key}.")
         else:
             found[f"{above}{key}"] = value
@@ -68,14 +68,16 @@ def test_comments_name_the_choices() -> None:
     text = (CONFIGS / "default.yaml").read_text(encoding="utf-8").splitlines()
     above = {line.split(":")[0].strip(): text[i - 1] for i, line in enumerate(text) if ":" in line}
     missing = []
-    sections: list[type[BaseModel]] = [
-        config.SioseSettings,
-        config.LabelSettings,
-        config.TilingSettings,
-        config.TrainingSettings,
-        config.MappingSettings,
+    kinds: list[type[BaseModel]] = [
+        sections.SioseSettings,
+        sections.LabelSettings,
+        sections.TilingSettings,
+        sections.AugmentationSettings,
+        sections.TrainingSettings,
+        sections.TuningSettings,
+        sections.MappingSettings,
     ]
-    for section in sections:
+    for section in kinds:
         for key, prop in section.model_json_schema()["properties"].items():
             missing += [f"{key}: {c}" for c in prop.get("enum", []) if c not in above[key]]
     assert missing == []

@@ -21,7 +21,6 @@ from rasterio.transform import Affine
 from shapely import Polygon, box
 
 from pipeline import config, geotiff, labels, scanline, siose
-from pipeline.config import LabelSettings, SioseSettings
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.labels import (
@@ -38,6 +37,7 @@ from pipeline.nomenclature import IGNORE, Nomenclature, TrainingClass
 from pipeline.parallel import ordered
 from pipeline.proportions import Proportions
 from pipeline.scanline import Outlines
+from pipeline.sections import LabelSettings, SioseSettings
 from tests.test_siose import DUBAI
 
 X, Y = 700_000.0, 4_400_000.0
@@ -298,12 +298,12 @@ def test_labels_load_neither_pandas_nor_dask(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from pipeline import block_raster, config, labels, nomenclature, proportions
+from pipeline import block_raster, config, labels, nomenclature, proportions, sections
 from pipeline.grid import PixelGrid
 grid = PixelGrid("EPSG:25830", 0, 4, 1, 1, 5, 4)
 classes = nomenclature.Nomenclature((nomenclature.TrainingClass("a", (1,), "#000000"),))
 found = proportions.read_proportions(Path(sys.argv[1]), classes)
-shapes = labels.label_shapes(found, grid, config.LabelSettings())
+shapes = labels.label_shapes(found, grid, sections.LabelSettings())
 print(labels.burn(shapes, grid.window)[0].tolist())
 print([m for m in {heavy} if m in sys.modules])
 """

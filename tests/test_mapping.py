@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.config import MappingSettings
 from pipeline.errors import SettingsError, TrainingError
 from pipeline.grid import PixelGrid, Window
 from pipeline.mapping import MappedBand, Read, axis_parts, predicted_bands
+from pipeline.sections import MappingSettings
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

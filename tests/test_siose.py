@@ -18,10 +18,10 @@ import shapely
 from shapely import box
 
 from pipeline import geotiff, labels, mending, siose
-from pipeline.config import LabelSettings, SioseSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import Nomenclature, TrainingClass
+from pipeline.sections import LabelSettings, SioseSettings
 from tests.siose_fixtures import CLASSES, LAYER, VALUES, Parcel, pure, write_base
 
 UTM = "EPSG:25830"

@@ -15,8 +15,8 @@ from shapely import box
 from typer.testing import CliRunner
 
 from pipeline import cli, siose, siose_check
-from pipeline.config import LabelSettings, SioseSettings
 from pipeline.nomenclature import Nomenclature, TrainingClass
+from pipeline.sections import LabelSettings, SioseSettings
 from pipeline.siose_check import Check, CheckLimits, check, told
 from pipeline.siose_problems import KINDS
 from pipeline.siose_summary import summarise

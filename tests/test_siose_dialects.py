@@ -15,9 +15,9 @@ import shapely
 import yaml
 
 from pipeline import geotiff, siose
-from pipeline.config import SioseSettings
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import Nomenclature, parse
+from pipeline.sections import SioseSettings
 from tests import siose_dialects as dialects
 from tests.siose_dialects import (
     AR_IDS,

@@ -16,9 +16,9 @@ import yaml
 
 from pipeline import siose, siose_values
 from pipeline.codelists import built_in
-from pipeline.config import SioseSettings
 from pipeline.nomenclature import Nomenclature, parse
 from pipeline.rotulo import parse as parse_label
+from pipeline.sections import SioseSettings
 from pipeline.siose_covers import resolve_covers
 from pipeline.siose_polygons import all_polygons
 from tests.siose_xml_fixture import xml_of

@@ -31,7 +31,7 @@ TINY: dict[str, dict[str, object]] = {
     "training": {
         "encoder": "mobilenet_v2",
         "epochs": 2,
-        "max_steps": 40,
+        "iterations": 40,
         "batch_size": 4,
         "workers": 0,
         "precision": "float32",

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline import tiling
 from pipeline.block_sweep import TileCounter
-from pipeline.config import SPLITS, Split, TilingSettings
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.sections import SPLITS, Split, TilingSettings
 from pipeline.sheets import Sheet
 from pipeline.tiling import Ground, PlannedTile, TilePlan
 from tests.siose_fixtures import CLASSES

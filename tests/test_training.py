@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from pipeline import checkpoint, training
 from pipeline.batches import TileData
-from pipeline.config import TrainingSettings
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
 from pipeline.objective import (
@@ -31,6 +30,7 @@ from pipeline.objective import (
     loss_sums,
 )
 from pipeline.records import Runs, Tile, encode_tile, record_bound
+from pipeline.sections import TrainingSettings
 from pipeline.shards import LAYOUT, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
 
 SHORT = """
-training: {epochs: 1, max_steps: 8, encoder: mobilenet_v2, batch_size: 4}
+training: {epochs: 1, iterations: 8, encoder: mobilenet_v2, batch_size: 4}
 tiling: {tile_px: 128, stride_px: 128}
 mapping: {window_px: 256, overlap_px: 64}
 """

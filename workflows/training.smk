@@ -18,6 +18,7 @@ rule train:
         paths.benchmark("train")
     params:
         section=settings.training.model_dump_json(exclude=settings.training.result_ignores),
+        augmentation=settings.augmentation.model_dump_json(),
         seed=settings.seed,
         config=paths.settings,
     conda:

@@ -17,7 +17,8 @@ from pathlib import Path
 import geopandas
 
 from pipeline import nomenclature, siose, siose_values
-from pipeline.config import SioseSettings, read_yaml
+from pipeline.config import read_yaml
+from pipeline.sections import SioseSettings
 from tests.benchmarks import harness, province
 from tests.benchmarks.harness import Comparison, Prepared, Run, Setup
 from tests.benchmarks.machine import ROOT

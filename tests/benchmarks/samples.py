@@ -89,7 +89,7 @@ def draw(loader: Any, items: int) -> int:
 def main() -> None:
     """Draw as the command line says."""
     from pipeline import batches
-    from pipeline.config import TrainingSettings
+    from pipeline.sections import TrainingSettings
     from pipeline.shards import ShardReader
 
     arguments = argparse.ArgumentParser(description=__doc__)

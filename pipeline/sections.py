@@ -1,0 +1,175 @@
+"""The sections of the settings and their defaults: frozen, nothing unknown in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.setting_types import (
+    BelowOne,
+    Count,
+    Degrees,
+    Factor,
+    FilePath,
+    Losses,
+    Margin,
+    Metres,
+    NotNegative,
+    Pixels,
+    Positive,
+    Share,
+    UpToOne,
+    engine_of,
+    name_of,
+    no_bool,
+)
+
+Split = Literal["train", "validation", "test", "map"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SioseSettings(Section):
+    """How SIOSE polygons, or those of another layer, become class proportions."""
+
+    source: Literal["auto", "table", "label", "xml", "maximum", "code"] = "auto"
+    layer: Annotated[str, BeforeValidator(name_of)] | None = None
+    code_column: Annotated[str, BeforeValidator(name_of)] | None = None
+    codelist: Annotated[str, BeforeValidator(name_of)] = "auto"
+    unknown_covers: Literal["error", "ignore"] = "error"
+    off_percentages: Literal["error", "ignore"] = "error"
+
+
+class LabelSettings(Section):
+    """How class proportions become one class a pixel."""
+
+    composite: Literal["dominant", "mask"] = "dominant"
+    min_share: Share = 0.5
+    min_margin: Share = 0.0
+    boundary_px: Margin = 0
+    boundary_m: Metres = 0.0
+
+
+class TilingSettings(Section):
+    """How sheets are cut into tiles, and which ground trains and which tests."""
+
+    tile_px: Pixels = 256
+    stride_px: Pixels = 256
+    min_labelled: Share = 0.5
+    split: Literal["sheet", "blocks"] = "sheet"
+    block_px: Pixels = 2048
+    validation_share: Share = 0.15
+    test_share: Share = 0.15
+    codec: Literal["raw", "lz4", "zstd", "webp", "jpeg"] = "raw"
+    dask: Annotated[str, BeforeValidator(engine_of)] = "threads"
+    dask_workers: Count | None = None
+
+    # What decides the plan, and what decides the tiles: who cuts them changes nothing.
+    plan_ignores: ClassVar[set[str]] = {"codec", "dask", "dask_workers"}
+    tiles_ignore: ClassVar[set[str]] = {"dask", "dask_workers"}
+
+
+class AugmentationSettings(Section):
+    """Changes of training tiles: a preset, and strengths where they are to differ from it."""
+
+    preset: Literal["none", "geometric", "aerial"] = "geometric"
+    symmetries: bool | None = None
+    rotation: Degrees | None = None
+    scale: Factor | None = None
+    shift: Share | None = None
+    brightness: Share | None = None
+    contrast: Factor | None = None
+    gamma: Factor | None = None
+    saturation: Share | None = None
+    hue: Degrees | None = None
+    cast: Factor | None = None
+    blur: NotNegative | None = None
+
+
+class TrainingSettings(Section):
+    """The network and how it is trained."""
+
+    network: str = "unet"
+    encoder: str = "resnet18"
+    encoder_weights: str = "none"
+    weights_dir: FilePath = Path("weights")
+    freeze_encoder: Margin = 0
+    encoder_rate: UpToOne = 1.0
+    loss: Losses = {"cross_entropy": 1.0}
+    focal_gamma: NotNegative = 2.0
+    label_smoothing: BelowOne = 0.0
+    class_weights: Literal["median_frequency", "inverse_frequency", "none"] = "median_frequency"
+    oversample: Share = 0.0
+    epochs: Count | None = None
+    iterations: Count | None = None
+    max_minutes: Positive | None = None
+    validate_every: Count | None = None
+    patience: Count = 20
+    batch_size: Count = 8
+    accumulate: Count = 1
+    optimizer: str = "AdamW"
+    optimizer_options: dict[str, Any] = {}
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    schedule: Literal["cosine", "constant", "one_cycle", "polynomial"] = "cosine"
+    warm_up: BelowOne = 0.05
+    gradient_clip: Positive | None = None
+    average_weights: bool = True
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    devices: Literal["auto"] | Count = "auto"
+    nodes: Count = 1
+    workers: Margin = 1
+    shuffle: Literal["full", "local"] = "full"
+    cache_dir: Annotated[str, BeforeValidator(name_of)] | None = None
+    checkpoint_minutes: Positive = 10.0
+    sample_tiles: Margin = 4
+    tensorboard: bool = True
+
+    # These may change between two starts of one training: the weights stay the same.
+    result_ignores: ClassVar[set[str]] = {
+        "weights_dir",
+        "devices",
+        "nodes",
+        "workers",
+        "cache_dir",
+        "checkpoint_minutes",
+        "sample_tiles",
+        "tensorboard",
+    }
+
+
+class Range(Section):
+    """Numbers that a search tries, both ends included."""
+
+    low: Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+    high: Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+    log: bool = False
+    step: Positive | None = None
+
+
+class TuningSettings(Section):
+    """The search for better settings."""
+
+    space: dict[str, Range | list[Any]] = {}
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
+    metric: Literal["mean_iou", "overall_accuracy", "loss"] = "mean_iou"
+    trials: Count = 20
+    workers: Count = 1
+
+
+class MappingSettings(Section):
+    """How the network's windows are put together to a map."""
+
+    window_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
+    overlap_px: Margin = 128
+    confidence: bool = True
