@@ -67,6 +67,7 @@ ORDER = [
     "slurm_jobs",
     "clusters",
     "parallel",
+    "following",
     "networks",
     "checkpoint",
     "draws",
