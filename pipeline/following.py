@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class StopTraining(Exception):
+class StopTraining(Exception):  # noqa: N818 - nothing is wrong
     """A follower ends the training: a pruned trial."""
 
 
