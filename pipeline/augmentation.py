@@ -1,27 +1,105 @@
 """Augmentation: turns, mirrors, angles, zoom and another light, of image and label together.
 
 Everything is drawn from torch's generator, which whoever calls has seeded for the tile at hand.
+Tiles go in and come out as uint8. Light comes before place, so that what lies outside a moved tile
+keeps the bands' means.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import grid_sample
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pipeline.nomenclature import IGNORE
+from pipeline.sections import AugmentationSettings
 
 Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Changes an image (a tv_tensors.Image) and its label (a Mask) together."""
 
+MOVED, LIT, BLURRED = 0.5, 0.8, 0.5
+"""Share of tiles that are rotated, zoomed and shifted; that get another light; that are blurred."""
+
 _STRIP = 64  # pixels
+_COLORS = 3  # bands that have a hue
+
+
+class Strengths(NamedTuple):
+    """How much of each change; as they stand here, none of any.
+
+    Attributes:
+        symmetries: Whether to turn by quarters and mirror.
+        rotation: Largest angle, degrees.
+        scale: Largest zoom, in and out.
+        shift: Largest shift, as a share of the tile.
+        brightness: Largest change, as a share of the value range.
+        contrast: Largest factor about mid-grey.
+        gamma: Largest exponent of the tone curve.
+        saturation: Largest change of the distance to grey, as a share of it.
+        hue: Largest turn about the grey axis, degrees.
+        cast: Largest factor of a single band.
+        blur: Largest standard deviation, pixels.
+    """
+
+    symmetries: bool = False
+    rotation: float = 0.0
+    scale: float = 1.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    cast: float = 1.0
+    blur: float = 0.0
+
+
+PRESETS: Mapping[str, Strengths] = {
+    "none": Strengths(),
+    "geometric": Strengths(symmetries=True),
+    # No blur: a zoom to the double is soft enough, and texture is what tells classes apart.
+    "aerial": Strengths(True, 45, 2, 0.1, 0.15, 1.4, 1.5, 0.8, 15, 1.1),
+}
+
+
+def strengths(settings: AugmentationSettings) -> Strengths:
+    """The preset's strengths, with the settings' own where they have any."""
+    own = {
+        name: value for name in Strengths._fields if (value := getattr(settings, name)) is not None
+    }
+    return PRESETS[settings.preset]._replace(**own)
+
+
+def augmentation(settings: AugmentationSettings, fill: Sequence[float]) -> Augmentation | None:
+    """The transforms that the settings ask for, or None if they ask for nothing.
+
+    Args:
+        settings: Section ``augmentation``.
+        fill: Value of each band for image pixels from outside the tile; their label is 255.
+    """
+    wanted = strengths(settings)
+    parts: list[v2.Transform] = []
+    if wanted.symmetries:
+        parts.append(Symmetries())
+    light = wanted[4:10]
+    if light != Strengths()[4:10]:
+        parts.append(v2.RandomApply([Light(*light)], LIT))
+    if wanted.blur:
+        parts.append(v2.RandomApply([Blur(wanted.blur)], BLURRED))
+    if wanted[1:4] != Strengths()[1:4]:
+        place = Displacement(wanted.rotation, wanted.scale, wanted.shift, fill)
+        parts.append(v2.RandomApply([place], MOVED))
+    if not parts:
+        return None
+    whole: Augmentation = parts[0] if len(parts) == 1 else v2.Compose(parts)
+    return whole
 
 
 class Symmetries(v2.Transform):  # type: ignore[misc]  # torchvision has no types
@@ -67,67 +145,138 @@ def turned(pixels: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
     return copied
 
 
+class Displacement(v2.RandomAffine):  # type: ignore[misc]
+    """Rotation, zoom and shift, drawn as torchvision draws them, in one resampling of both.
+
+    The image is interpolated (bilinear), the label takes the nearest pixel. A pixel whose centre
+    comes from outside the tile has ``fill`` and the label 255; all others come from pixels of the
+    tile alone, those of its rim included.
+
+    Args:
+        rotation: Largest angle, degrees.
+        scale: Largest zoom; factors are drawn uniformly from ``1 / scale`` to ``scale``.
+        shift: Largest shift, as a share of the tile, rounded to pixels.
+        fill: Value of each band outside the tile.
+    """
+
+    def __init__(self, rotation: float, scale: float, shift: float, fill: Sequence[float]) -> None:
+        super().__init__(rotation, translate=(shift, shift), scale=(1 / scale, scale))
+        self.outside = np.array([round(value) for value in fill], np.uint8)[:, None, None]
+
+    def forward(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Move both: torchvision would do it one after the other, in three times the time."""
+        params = self.make_params([image])
+        grid = _sources(image.shape[-2:], params["angle"], params["scale"], params["translate"])
+        # One more than the id: what grid_sample adds outside is 0, and 0 - 1 is 255 as a byte.
+        ids = label.as_subclass(Tensor).float().add_(1)[None, None]
+        ids = grid_sample(ids, grid, "nearest", "zeros", align_corners=False)[0, 0]
+        nearest = ids.to(torch.int32)
+        pixels = image.as_subclass(Tensor).float()[None]
+        # To the border and not to zeros, which the rim's pixels would be mixed with.
+        pixels = grid_sample(pixels, grid, "bilinear", "border", align_corners=False)[0]
+        values = pixels.add_(0.5).numpy().astype(np.uint8)  # torch takes seven times as long
+        # Bits: torch.where and masks of numpy take as long as the resampling.
+        missing = (nearest == 0).numpy().view(np.uint8) * np.uint8(255)
+        values &= ~missing
+        values |= self.outside & missing
+        moved: Tensor = tv_tensors.wrap(torch.from_numpy(values), like=image)
+        labels: Tensor = tv_tensors.wrap(nearest.sub_(1).to(torch.uint8), like=label)
+        return moved, labels
+
+
+def _sources(
+    shape: Sequence[int], angle: float, scale: float, shift: tuple[float, float]
+) -> Tensor:
+    """Where each pixel comes from: x and y of its source, -1 and 1 at the tile's edges.
+
+    Shape ``(1, rows, cols, 2)``. As torchvision has it, pixels are first zoomed and turned by
+    ``angle`` (degrees, with the clock) about the tile's centre, then shifted (right, down).
+    """
+    rows, cols = shape
+    x = torch.arange(cols) + (0.5 - cols / 2 - shift[0])
+    y = torch.arange(rows) + (0.5 - rows / 2 - shift[1])
+    cos, sin = (f(math.radians(angle)) * 2 / scale for f in (math.cos, math.sin))
+    grid = torch.empty(1, rows, cols, 2)
+    torch.add(x * (cos / cols), y[:, None] * (sin / cols), out=grid[0, ..., 0])
+    torch.add(x * (-sin / rows), y[:, None] * (cos / rows), out=grid[0, ..., 1])
+    return grid
+
+
 class Light(v2.Transform):  # type: ignore[misc]
     """Another hour, haze, season or camera: a tone curve a band, then saturation and hue.
 
-    Works with any number of bands: brightness, contrast and gamma are common to all, a slight cast
-    is a band's own; saturation draws bands to or from their mean; hue turns the first three.
+    Every band is taken for light: brightness, contrast and gamma are common to all, a cast is a
+    band's own. Saturation and hue are of the first three bands where there are as many: as they
+    would be seen if these were shown as red, green and blue, which for false colour (near
+    infrared, red, green) changes the balance of the three alike. Further bands and images of one
+    or two have none. Where a band is no light (a height), leave brightness, contrast, gamma and
+    cast out.
 
     Args:
         brightness: Largest shift, as a share of the value range.
         contrast: Largest factor about mid-grey.
         gamma: Largest exponent.
-        cast: Largest factor of a single band.
-        saturation: Smallest and largest factor of the distance to grey.
+        saturation: Largest change of the distance to grey, as a share of it.
         hue: Largest turn about the grey axis, in degrees.
+        cast: Largest factor of a single band.
     """
 
     _transformed_types = (tv_tensors.Image,)
 
     def __init__(
         self,
-        brightness: float = 0.15,
-        contrast: float = 1.4,
-        gamma: float = 1.5,
-        cast: float = 1.1,
-        saturation: tuple[float, float] = (0.2, 1.8),
-        hue: float = 15.0,
+        brightness: float = 0.0,
+        contrast: float = 1.0,
+        gamma: float = 1.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        cast: float = 1.0,
     ) -> None:
         super().__init__()
         self.brightness, self.contrast, self.gamma, self.cast = brightness, contrast, gamma, cast
         self.saturation, self.hue = saturation, hue
 
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Draw tone curves, shape ``(bands, 256)``, and a colour matrix ``(bands, bands)``."""
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, NDArray[np.float32] | None]:
+        """Draw curves ``(bands, 256)``, 0 to 255, and a colour matrix ``(3, 3)`` or None."""
         bands = flat_inputs[0].shape[-3]
-        gamma, contrast = (
-            math.exp(math.log(most) * float(torch.empty(()).uniform_(-1, 1)))
-            for most in (self.gamma, self.contrast)
-        )
-        shift = self.brightness * float(torch.empty(()).uniform_(-1, 1))
+        gamma, contrast = self.gamma ** _drawn(), self.contrast ** _drawn()
+        shift = self.brightness * _drawn()
         cast = torch.empty(bands, 1).uniform_(-1, 1).mul_(math.log(self.cast)).exp_()
         values = torch.linspace(0, 1, 256) ** gamma
-        curves = (((values - 0.5) * contrast + 0.5 + shift) * cast).clamp_(0, 1)
-        strength = float(torch.empty(()).uniform_(*self.saturation))
-        colors = strength * torch.eye(bands) + (1 - strength) / bands
-        turn = math.radians(self.hue) * float(torch.empty(()).uniform_(-1, 1))
-        if bands >= 3:
-            rotation = torch.eye(bands)
-            rotation[:3, :3] = _about_grey(turn)
-            colors = rotation @ colors
-        return {"curves": curves * 255, "colors": colors}
+        curves = (((values - 0.5) * contrast + 0.5 + shift) * cast).clamp_(0, 1).mul_(255)
+        strength, turn = 1 + self.saturation * _drawn(), math.radians(self.hue) * _drawn()
+        if bands < _COLORS or (self.saturation == 0 and self.hue == 0):
+            return {"curves": curves.numpy(), "colors": None}
+        saturated = strength * torch.eye(_COLORS) + (1 - strength) / _COLORS
+        return {"curves": curves.numpy(), "colors": (_about_grey(turn) @ saturated).numpy()}
 
-    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Look the values up in the curves and mix the bands."""
-        values = inpt.as_subclass(Tensor)
+    def transform(self, inpt: Tensor, params: dict[str, NDArray[np.float32] | None]) -> Tensor:
+        """Look the values up in the curves and mix the colours."""
+        bands = inpt.as_subclass(Tensor).numpy()
+        curves, colors = params["curves"], params["colors"]
+        assert curves is not None
+        # A half more, and the fraction cut off, is rounding. Rows of the matrix sum to 1: it
+        # leaves the half as it is.
+        curves = curves + np.float32(0.5)
         # A table of 256 values a band is far cheaper than powers of every pixel.
-        toned = torch.stack(
-            [curve[band.int()] for curve, band in zip(params["curves"], values, strict=True)]
-        )
-        mixed = params["colors"] @ toned.flatten(1)
-        mixed = mixed.round_().clamp_(0, 255).to(torch.uint8)
-        wrapped: Tensor = tv_tensors.wrap(mixed.view_as(values), like=inpt)
+        if colors is None:
+            tables = curves.astype(np.uint8)
+            changed = np.stack([t.take(band) for t, band in zip(tables, bands, strict=True)])
+        else:
+            changed = np.empty_like(bands)
+            toned = np.stack([curves[i].take(bands[i]) for i in range(_COLORS)])
+            mixed = colors @ toned.reshape(_COLORS, -1)
+            np.clip(mixed, 0, 255, out=mixed)
+            changed[:_COLORS] = mixed.reshape(toned.shape)
+            for i in range(_COLORS, len(bands)):
+                changed[i] = curves[i].astype(np.uint8).take(bands[i])
+        wrapped: Tensor = tv_tensors.wrap(torch.from_numpy(changed), like=inpt)
         return wrapped
+
+
+def _drawn() -> float:
+    """A number from -1 to 1."""
+    return float(torch.empty(()).uniform_(-1, 1))
 
 
 def _about_grey(angle: float) -> Tensor:
@@ -137,41 +286,33 @@ def _about_grey(angle: float) -> Tensor:
     return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
 
 
-def augmentation(preset: str, fill: Sequence[float]) -> Augmentation | None:
-    """The transforms of ``training.augment``.
+class Blur(v2.Transform):  # type: ignore[misc]
+    """A Gaussian blur of the image: less sharp optics, motion, another resampling.
 
     Args:
-        preset: ``none``; ``geometric``, the eight symmetries; ``aerial``, with them any rotation
-            and zoom, and another light.
-        fill: Value of each band for image pixels from outside the tile; their label is 255.
-
-    Raises:
-        ValueError: If there is no such preset.
+        blur: Largest standard deviation, pixels.
     """
-    if preset == "none":
-        return None
-    if preset == "geometric":
-        symmetries: Augmentation = Symmetries()
-        return symmetries
-    if preset == "aerial":
-        outside = {tv_tensors.Image: [round(v) for v in fill], tv_tensors.Mask: IGNORE}
-        aerial: Augmentation = v2.Compose(
-            [
-                Symmetries(),
-                v2.RandomApply(
-                    [
-                        v2.RandomAffine(
-                            45,
-                            translate=(0.1, 0.1),
-                            scale=(0.6, 2.0),
-                            interpolation=v2.InterpolationMode.BILINEAR,
-                            fill=outside,
-                        )
-                    ],
-                    p=0.5,
-                ),
-                v2.RandomApply([Light()], p=0.8),
-            ]
-        )
-        return aerial
-    raise ValueError(f"no augmentation {preset!r}")
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, blur: float) -> None:
+        super().__init__()
+        self.blur = blur
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, float]:
+        """Draw a standard deviation."""
+        return {"sigma": self.blur * float(torch.rand(()))}
+
+    def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
+        """Blur the bands."""
+        sigma = params["sigma"]
+        # torchvision's own GaussianBlur has one size of kernel, that of the largest deviation.
+        reach = min(math.ceil(3 * sigma), min(inpt.shape[-2:]) - 1)
+        if not reach:
+            return inpt
+        # In float32: with bytes it takes three times as long.
+        values = inpt.as_subclass(Tensor).float()
+        values = v2.functional.gaussian_blur(values, [2 * reach + 1] * 2, [sigma] * 2)
+        blurred = torch.from_numpy(values.add_(0.5).numpy().astype(np.uint8))
+        wrapped: Tensor = tv_tensors.wrap(blurred, like=inpt)
+        return wrapped

@@ -7,6 +7,7 @@ from torchvision import tv_tensors
 
 from pipeline.augmentation import Light, Symmetries, augmentation, turned
 from pipeline.nomenclature import IGNORE
+from pipeline.sections import AugmentationSettings
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -45,7 +46,7 @@ def test_light_keeps_labels_and_changes_any_number_of_bands(bands: int) -> None:
     torch.manual_seed(0)
     image = tv_tensors.Image(torch.randint(0, 256, (bands, 16, 16), dtype=torch.uint8))
     label = tv_tensors.Mask(torch.randint(0, 3, (16, 16), dtype=torch.uint8))
-    changed, same = Light()(image, label)
+    changed, same = Light(0.15, 1.4, 1.5, 0.8, 15, 1.1)(image, label)
     assert changed.dtype == torch.uint8
     assert changed.shape == image.shape
     assert not torch.equal(changed, image)
@@ -54,7 +55,7 @@ def test_light_keeps_labels_and_changes_any_number_of_bands(bands: int) -> None:
 
 def test_light_that_changes_nothing_gives_the_same_values() -> None:
     image = tv_tensors.Image(torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8))
-    still = Light(0, 1, 1, 1, (1, 1), 0)
+    still = Light()
     assert torch.equal(still(image), image)
 
 
@@ -63,13 +64,13 @@ def test_light_keeps_grey_grey_without_a_cast() -> None:
         torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
     )
     torch.manual_seed(3)
-    changed = Light(cast=1, hue=30)(image)
+    changed = Light(0.15, 1.4, 1.5, 0.8, 30)(image)
     assert int((changed.int() - changed[:1].int()).abs().max()) <= 1  # rounding
     assert not torch.equal(changed, image)
 
 
 def test_aerial_marks_what_lies_outside_the_tile_as_ignored() -> None:
-    augment = augmentation("aerial", [200.0, 200.0, 200.0])
+    augment = augmentation(AugmentationSettings(preset="aerial"), [200.0] * 3)
     assert augment is not None
     image = tv_tensors.Image(torch.zeros((3, 32, 32), dtype=torch.uint8))
     label = tv_tensors.Mask(torch.ones((32, 32), dtype=torch.uint8))
