@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -87,3 +88,22 @@ class Follower(Protocol):
 
     def closed(self) -> None:
         """The training has ended, finished or not."""
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+    """One column of the curves.
+
+    Args:
+        rows: Lines of the curves, as training keeps them or as read from ``curves.csv`` (text).
+        name: Name of the column.
+
+    Returns:
+        Its values, shape ``(rows,)``; NaN where a line has none, or one that is not finite.
+
+    Raises:
+        ValueError: If a cell holds text that is no number.
+    """
+    values = [math.nan if (cell := row.get(name)) in (None, "") else float(cell) for row in rows]
+    array = np.array(values, np.float64)
+    array[~np.isfinite(array)] = math.nan
+    return array

@@ -105,6 +105,26 @@ class RunPaths:
         """The curves as a picture."""
         return self.models / "curves.png"
 
+    @property
+    def findings(self) -> Path:
+        """What the curves warn of, in words, JSON."""
+        return self.models / "findings.json"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of sample predictions, a picture a validation."""
+        return self.models / "samples"
+
+    @property
+    def sample_picture(self) -> Path:
+        """Sample predictions of the best validation; only where samples are asked for."""
+        return self.samples / "best.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.models / "tensorboard"
+
     def land_cover_map(self, sheet: str) -> Path:
         """Predicted class of each pixel, COG."""
         return self.run / "maps" / f"{sheet}.tif"

@@ -68,6 +68,7 @@ ORDER = [
     "clusters",
     "parallel",
     "following",
+    "diagnosis",
     "networks",
     "checkpoint",
     "draws",
