@@ -100,7 +100,8 @@ def test_the_rise_is_told_with_its_epoch() -> None:
 def test_a_rise_that_has_just_begun_or_is_in_training_too_is_no_finding() -> None:
     assert kinds(curves(7, val_loss=[2.0, 1.5, 1.2, 1.0, 1.0, 2.0, 2.0])) == []
     both = [2.0, 1.0, 1.0, 1.0, 1.2, 1.5, 1.6, 1.7]
-    assert kinds(curves(8, val_loss=both, train_loss=both)) == []
+    rows = curves(8, val_loss=both, train_loss=both, train_accuracy=0.9, val_accuracy=0.9)
+    assert kinds(rows) == []
 
 
 @pytest.mark.parametrize(
