@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -262,25 +263,66 @@ def read_ground(
     return tuple(Ground(*_window_row(row)) for row in rows.to_pylist())
 
 
+def read_class_presence(
+    plan: Path, sheets: Sequence[str], nomenclature: Nomenclature
+) -> dict[str, NDArray[np.bool_]]:
+    """Which classes occur in which tiles, one byte each, of a plan of any size.
+
+    Args:
+        plan: The plan's tiles.
+        sheets: Names of sheets.
+        nomenclature: Says how many classes there are.
+
+    Returns:
+        For each sheet, shape ``(tiles, classes)``, in the plan's order, which is that of the tiles
+        in the sheet's shard.
+
+    Raises:
+        InputError: If it is missing, damaged, or was made with another nomenclature.
+    """
+    parts: dict[str, list[NDArray[np.bool_]]] = {sheet: [] for sheet in sheets}
+    with _readable(plan), pyarrow.parquet.ParquetFile(plan) as file:
+        _check_nomenclature(plan, file.schema_arrow, nomenclature)
+        for rows in file.iter_batches(columns=["sheet", "class_pixels"]):
+            names = rows["sheet"].to_numpy(zero_copy_only=False)
+            pixels = rows["class_pixels"].flatten().to_numpy()
+            present = pixels.reshape(len(names), len(nomenclature)) > 0
+            for sheet in parts.keys() & set(names):
+                parts[sheet].append(present[names == sheet])
+    none = np.zeros((0, len(nomenclature)), np.bool_)
+    return {sheet: np.concatenate([none, *some]) for sheet, some in parts.items()}
+
+
 def _read_table(path: Path, nomenclature: Nomenclature, sheet: str | None) -> pyarrow.Table:
     """Rows of a file of the plan, checked."""
+    only = [("sheet", "=", sheet)] if sheet else None
+    with _readable(path):
+        rows = pyarrow.parquet.read_table(path, filters=only)
+    _check_nomenclature(path, rows.schema, nomenclature)
+    return rows
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tell of a file of the plan that cannot be read."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file.", remedy="Run tile_plan first.")
-    only = [("sheet", "=", sheet)] if sheet else None
     try:
-        rows = pyarrow.parquet.read_table(path, filters=only)
+        yield
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}).", remedy="Run tile_plan again."
         ) from error
-    metadata = json.loads((rows.schema.metadata or {}).get(b"tesela", b"{}"))
+
+
+def _check_nomenclature(path: Path, schema: pyarrow.Schema, nomenclature: Nomenclature) -> None:
+    metadata = json.loads((schema.metadata or {}).get(b"tesela", b"{}"))
     if metadata.get("nomenclature") != nomenclature.fingerprint:
         raise InputError(
             f"{path}: was made with another nomenclature ({metadata.get('nomenclature')}, now "
             f"{nomenclature.fingerprint}).",
             remedy="Run label_raster and tile_plan again, or choose another `run` folder.",
         )
-    return rows
 
 
 def _lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:
