@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from pipeline import search_space
 from pipeline.errors import SettingsError
 from pipeline.paths import RunPaths
 from pipeline.publication import write_text
@@ -25,6 +26,7 @@ from pipeline.sections import (
     AugmentationSettings,
     LabelSettings,
     MappingSettings,
+    Range,
     Section,
     SioseSettings,
     TilingSettings,
@@ -110,6 +112,30 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
             f"({Path.cwd()}), then from the folder of the settings file.",
         )
     return settings.model_copy(update=found)
+
+
+def overridden(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
+    """Settings with some of them changed, checked as a whole.
+
+    Args:
+        settings: What the others stay.
+        values: New values by dotted name, such as ``training.loss.dice``.
+        source: What to call the changes in messages.
+
+    Raises:
+        SettingsError: With all mistakes at once.
+    """
+    merged = {name: getattr(settings, name) for name in Settings.model_fields}
+    for key, value in values.items():
+        name, _, setting = key.partition(".")
+        kind = type(merged[name])
+        changed = search_space.with_value(merged[name], setting, value)
+        # Not checked yet: two changes may be right together only.
+        merged[name] = kind.model_construct(**changed)
+    plain = {
+        name: dict(part) if isinstance(part, Section) else part for name, part in merged.items()
+    }
+    return from_mapping(plain, source)
 
 
 def section(kind: type[_S], values: Mapping[str, Any], source: str) -> _S:
@@ -336,7 +362,9 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if mapping.overlap_px % 2:
         wrong.append("mapping.overlap_px: is even: half of it is cut off on each side")
-    return wrong
+    searched = {name: getattr(settings, name) for name in search_space.SEARCHED}
+    others = [name for name in Settings.model_fields if name not in searched]
+    return wrong + search_space.mistakes(settings.tuning, searched, others, _mistake)
 
 
 def _mistake(item: dict[str, Any]) -> str:
@@ -344,7 +372,7 @@ def _mistake(item: dict[str, Any]) -> str:
     location = [
         str(part)
         for part in item["loc"]
-        if not re.match(r"^(function-|literal\[|lax-or-strict|constrained-|\[key\]$)", str(part))
+        if not re.match(r"^(function-|literal\[|lax-or-strict|constrained-|\[key\]$|<)", str(part))
     ]
     where = ".".join(location)
     kind, context, given = item["type"], item.get("ctx", {}), item["input"]
@@ -390,6 +418,8 @@ def _section(name: str) -> type[BaseModel] | None:
 def _suggestion(location: list[str]) -> str:
     word = location[-1]
     inside = _section(location[0]) if len(location) > 1 else Settings
+    if location[:2] == ["tuning", "space"]:
+        inside = Range
     near = did_you_mean(word, list(inside.model_fields)) if inside else ""
     if near:
         return near

@@ -167,6 +167,34 @@ class RunPaths:
         """The run's confusion matrix as a picture."""
         return self.run / "report" / "confusion.png"
 
+    @property
+    def tuning(self) -> Path:
+        """Folder of the search for better settings: its study, trials and page."""
+        return self.run / "tuning"
+
+    def trial(self, number: int) -> Path:
+        """Folder of a trial's training."""
+        return self.tuning / "trials" / f"{number:04d}"
+
+    def tuning_worker(self, worker: int | str) -> Path:
+        """What one worker of the search did, text."""
+        return self.tuning / "workers" / f"{worker}.txt"
+
+    @property
+    def tuning_report(self) -> Path:
+        """The search as a page."""
+        return self.tuning / "index.html"
+
+    @property
+    def tuning_table(self) -> Path:
+        """Its trials, CSV."""
+        return self.tuning / "trials.csv"
+
+    @property
+    def best_settings(self) -> Path:
+        """The best settings it found, as a settings file."""
+        return self.tuning / "best.yaml"
+
     def log(self, rule: str, sheet: str = "all") -> Path:
         """What a rule said."""
         return self.run / "logs" / rule / f"{sheet}.log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from pipeline.setting_types import (
     BelowOne,
@@ -24,6 +24,7 @@ from pipeline.setting_types import (
     engine_of,
     name_of,
     no_bool,
+    searched,
 )
 
 Split = Literal["train", "validation", "test", "map"]
@@ -156,10 +157,18 @@ class Range(Section):
     step: Positive | None = None
 
 
+# By its looks, so that a mistake is told once and not of both kinds.
+Searched = Annotated[
+    Annotated[Range, Tag("<range>")] | Annotated[list[Any], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<range>"),
+    BeforeValidator(searched),
+]
+
+
 class TuningSettings(Section):
     """The search for better settings."""
 
-    space: dict[str, Range | list[Any]] = {}
+    space: dict[str, Searched] = {}
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
     metric: Literal["mean_iou", "overall_accuracy", "loss"] = "mean_iou"

@@ -117,6 +117,18 @@ def engine_of(value: object) -> object:
     raise PydanticCustomError("engine", "{message}", {"message": message})
 
 
+def searched(value: object) -> object:
+    """Check what a search is to try: a range or a list, by their looks."""
+    if isinstance(value, dict) and any(isinstance(part, dict | list) for part in value.values()):
+        message = "names a setting with its section, by a dot, such as training.learning_rate"
+    elif isinstance(value, str | bytes | int | float | None):
+        message = "is a list of values or a range such as {low: 1.0e-4, high: 1.0e-2, log: true}"
+        message += f", not {shown(value)}"
+    else:
+        return value
+    raise PydanticCustomError("searched", "{message}", {"message": message})
+
+
 def _losses(value: object) -> dict[str, float]:
     given = {value: 1.0} if isinstance(value, str) else value
     wrong = []
