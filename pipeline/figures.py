@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.confusion import ConfusionMatrix
+from pipeline.following import column
 
 Panel = Literal["counts", "by_reference", "by_mapped"]
 PANELS: tuple[Panel, ...] = ("counts", "by_reference", "by_mapped")
@@ -40,6 +41,23 @@ _DASHES = ("-", "--", ":", "-.")
 
 _DPI = 144
 
+_PANELS = (
+    "Loss",
+    "Accuracy and mean IoU",
+    "Validation IoU per class",
+    "Learning rate",
+    "Tiles a second",
+    "Waiting for data",
+)
+_SHARES = ("Accuracy and mean IoU", "Validation IoU per class", "Waiting for data")
+_OF_THE_NETWORK = _PANELS[:3]
+
+# A line of training is black and one of validation blue, whatever else is drawn.
+_PLACES = {"train_loss": 0, "train_accuracy": 0, "val_loss": 1, "val_accuracy": 1, "val_miou": 2}
+
+_WILD = 3.0
+"""So many times the next lower value, a value is off the scale."""
+
 
 def confusion_picture(matrix: ConfusionMatrix) -> bytes:
     """The matrix three times: counts, normalised by row and by column.
@@ -47,27 +65,27 @@ def confusion_picture(matrix: ConfusionMatrix) -> bytes:
     Returns:
         PNG, the panels one below the other.
     """
-    with _own_style():
+    with own_style():
         width, height = _panel_size(matrix)
         figure = Figure(figsize=(width, height * len(PANELS)), layout="constrained")
         for axes, panel in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
             _draw_panel(axes, matrix, panel)
-        return _png(figure)
+        return png(figure)
 
 
 def confusion_panel(matrix: ConfusionMatrix, panel: Panel) -> bytes:
     """One of the three panels alone, as PNG."""
-    with _own_style():
+    with own_style():
         figure = Figure(figsize=_panel_size(matrix), layout="constrained")
         _draw_panel(figure.subplots(), matrix, panel)
-        return _png(figure)
+        return png(figure)
 
 
 def curves_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Losses, scores, IoU per class and learning rate, side by side.
+    """Losses, scores, IoU per class, learning rate and speed, side by side.
 
     Args:
-        rows: One mapping an epoch, as in ``curves.csv``; see :func:`curves_panels`.
+        rows: One mapping a line of ``curves.csv``; see :func:`curves_panels`.
 
     Returns:
         PNG.
@@ -76,7 +94,7 @@ def curves_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
         ValueError: If no epoch is given, or no column that can be drawn.
     """
     drawers = _curve_drawers(rows)
-    with _own_style():
+    with own_style():
         columns = min(2, len(drawers))
         lines = math.ceil(len(drawers) / columns)
         figure = Figure(figsize=(5.2 * columns, 3.5 * lines), layout="constrained")
@@ -85,16 +103,17 @@ def curves_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
             draw(axes)
         for axes in places[len(drawers) :]:
             axes.remove()
-        return _png(figure)
+        return png(figure)
 
 
 def curves_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """The same, one picture a panel, so that a page can set them as its width allows.
 
     Args:
-        rows: One mapping an epoch with ``epoch`` or ``step``; columns that end in ``loss``, begin
-            with ``val_iou`` (one a class) or ``val_``, or are ``learning_rate`` are drawn. Values
-            may be text, empty where there is none.
+        rows: One mapping a line of ``curves.csv`` with ``epoch`` (which may be fractional) or
+            ``step``; columns that end in ``loss`` or ``accuracy``, begin with ``val_iou`` (one a
+            class) or ``val_``, or are ``learning_rate``, ``tiles_per_second`` or ``waiting`` are
+            drawn. Values may be text, empty where there is none.
 
     Returns:
         Title of the panel -> PNG.
@@ -103,23 +122,25 @@ def curves_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
         ValueError: If no epoch is given, or no column that can be drawn.
     """
     panels = {}
-    with _own_style():
+    with own_style():
         for title, draw in _curve_drawers(rows).items():
             figure = Figure(figsize=(5.2, 3.5), layout="constrained")
             draw(figure.subplots())
-            panels[title] = _png(figure)
+            panels[title] = png(figure)
     return panels
 
 
 @contextmanager
-def _own_style() -> Iterator[None]:
+def own_style() -> Iterator[None]:
+    """The style of all pictures, whatever the user's own."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.linewidth": 0.6})
         yield
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure's file, without dates."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return file.getvalue()
@@ -197,46 +218,43 @@ def _curve_drawers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Axe
     """What draws each panel, by title, for the columns at hand."""
     if not rows:
         raise ValueError("no epoch to draw")
-    columns: dict[str, NDArray[np.float64]] = {
-        key: np.array([_number(row.get(key)) for row in rows]) for key in rows[0]
-    }
-    axis = next((key for key in ("epoch", "step") if key in columns), None)
-    x = columns[axis] if axis else np.arange(1.0, len(rows) + 1)
-    drawn = {
-        key: values
-        for key, values in columns.items()
-        if key not in ("epoch", "step") and not np.isnan(values).all()
-    }
-    classes = {key: v for key, v in drawn.items() if key.startswith("val_iou")}
-    losses = {key: v for key, v in drawn.items() if key.endswith("loss")}
-    rates = {key: v for key, v in drawn.items() if key in ("learning_rate", "lr")}
-    taken = {*classes, *losses, *rates}
-    scores = {key: v for key, v in drawn.items() if key.startswith("val_") and key not in taken}
-    groups = {
-        "Loss": (losses, False),
-        "Validation scores": (scores, True),
-        "Validation IoU per class": (classes, True),
-        "Learning rate": (rates, False),
-    }
-    best = _best(columns.get("val_miou"))
+    axis = next((key for key in ("epoch", "step") if key in rows[0]), None)
+    x = column(rows, axis) if axis else np.arange(1.0, len(rows) + 1)
+    columns = {key: column(rows, key) for key in dict.fromkeys(k for row in rows for k in row)}
+    drawn = {key: values for key, values in columns.items() if not np.isnan(values).all()}
+    groups: dict[str, dict[str, NDArray[np.float64]]] = {title: {} for title in _PANELS}
+    for key, values in drawn.items():
+        if title := _panel_of(key):
+            groups[title][key] = values
+    if not any(groups.values()):
+        raise ValueError(f"nothing to draw in the columns {', '.join(columns)}")
+    best = float(x[np.nanargmax(drawn["val_miou"])]) if "val_miou" in drawn else None
 
-    def drawer(
-        title: str, lines: Mapping[str, NDArray[np.float64]], shares: bool
-    ) -> Callable[[Axes], None]:
+    def drawer(title: str, lines: Mapping[str, NDArray[np.float64]]) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
-            _draw_lines(axes, title, x, lines, shares)
+            _draw_lines(axes, title, x, lines, axis or "row")
             axes.set_xlabel(axis or "row")
-            if best is not None and shares:
-                axes.axvline(float(x[best]), color="#888888", linewidth=0.8, linestyle=":")
+            if best is not None and title in _OF_THE_NETWORK:
+                axes.axvline(best, color="#888888", linewidth=0.8, linestyle=":")
 
         return draw
 
-    drawers = {
-        title: drawer(title, lines, shares) for title, (lines, shares) in groups.items() if lines
-    }
-    if not drawers:
-        raise ValueError(f"nothing to draw in the columns {', '.join(columns)}")
-    return drawers
+    return {title: drawer(title, lines) for title, lines in groups.items() if lines}
+
+
+def _panel_of(key: str) -> str | None:
+    if key.endswith("loss"):
+        return "Loss"
+    if key.startswith("val_iou"):
+        return "Validation IoU per class"
+    if key.endswith("accuracy") or key.startswith("val_"):
+        return "Accuracy and mean IoU"
+    other = {"lr": "learning_rate"}.get(key, key)
+    return {
+        "learning_rate": "Learning rate",
+        "tiles_per_second": "Tiles a second",
+        "waiting": "Waiting for data",
+    }.get(other)
 
 
 def _draw_lines(
@@ -244,9 +262,11 @@ def _draw_lines(
     title: str,
     x: NDArray[np.float64],
     lines: Mapping[str, NDArray[np.float64]],
-    shares: bool,
+    axis: str,
 ) -> None:
-    for number, (key, values) in enumerate(lines.items()):
+    shares = title in _SHARES
+    for place, (key, values) in enumerate(lines.items()):
+        number = _PLACES.get(key, place if title not in _PANELS[:2] else place + len(_PLACES))
         known = ~np.isnan(values)
         axes.plot(
             x[known],
@@ -265,10 +285,15 @@ def _draw_lines(
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if shares:
+    if title == "Loss":
+        _keep_scale(axes, x, lines, axis)
+    elif title == "Waiting for data":
+        # Few per cent matter here, and a hundred is rare.
+        axes.set_ylim(0, max(5.0, 105 * max(float(np.nanmax(v)) for v in lines.values())))
+    elif shares:
         axes.set_ylim(0, 100)
-    elif title == "Learning rate":
-        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(0, 1.08 * max(float(np.nanmax(v)) for v in lines.values()) or 1.0)
     if len(lines) > 1:
         legend = axes.legend(
             fontsize=7, frameon=False, ncols=2 if len(lines) > 4 else 1, loc="best"
@@ -277,21 +302,57 @@ def _draw_lines(
             text.set_parse_math(False)
 
 
-def _line_name(column: str) -> str:
-    if column.startswith("val_iou"):
-        return column.removeprefix("val_iou").lstrip("_/:. ") or column
-    names = {"val_miou": "mean IoU", "val_accuracy": "overall accuracy"}
-    names |= {"train_loss": "training", "val_loss": "validation"}
-    return names.get(column, column.removeprefix("val_").replace("_", " "))
+def _keep_scale(
+    axes: Axes, x: NDArray[np.float64], lines: Mapping[str, NDArray[np.float64]], axis: str
+) -> None:
+    """Leave wild values out of the scale, and say so: one would flatten all the rest."""
+    known = np.concatenate([values[~np.isnan(values)] for values in lines.values()])
+    limit = wild_above(known)
+    if limit == math.inf:
+        return
+    low, high = float(known.min()), float(known[known <= limit].max())
+    margin = 0.05 * (high - low) or 0.05
+    axes.set_ylim(low - margin, high + margin)
+    outside = [
+        (float(values[i]), f"{_line_name(key)} {values[i]:.3g} at {axis} {x[i]:g}")
+        for key, values in lines.items()
+        for i in np.flatnonzero(values > limit)
+    ]
+    outside.sort(reverse=True)
+    told = "; ".join(text for _, text in outside[:2]) + (" …" if len(outside) > 2 else "")
+    axes.set_title(axes.get_title(), pad=16)
+    axes.text(
+        0.5, 1.02, f"above the scale: {told}", transform=axes.transAxes, ha="center", va="bottom",
+        fontsize=7, color="#555555", parse_math=False,
+    )  # fmt: skip
 
 
-def _best(scores: NDArray[np.float64] | None) -> int | None:
-    if scores is None or np.isnan(scores).all():
-        return None
-    return int(np.nanargmax(scores))
+def wild_above(values: NDArray[np.float64]) -> float:
+    """The largest value that belongs to the rest; infinity where all do.
+
+    Args:
+        values: Known values, any order.
+
+    Returns:
+        The value below the lowest gap of a factor of three among the highest tenth (at least
+        one value); a curve that falls steadily has no such gap.
+    """
+    ordered = np.sort(values)[::-1]
+    limit = math.inf
+    for i in range(min(max(1, len(ordered) // 10), len(ordered) - 1)):
+        if ordered[i] > _WILD * ordered[i + 1] > 0:
+            limit = float(ordered[i + 1])
+    return limit
 
 
-def _number(value: object) -> float:
-    if value is None or value == "":
-        return math.nan
-    return float(value) if isinstance(value, int | float | str) else math.nan
+def _line_name(key: str) -> str:
+    if key.startswith("val_iou"):
+        return key.removeprefix("val_iou").lstrip("_/:. ") or key
+    names = {
+        "train_loss": "training",
+        "val_loss": "validation",
+        "train_accuracy": "training accuracy",
+        "val_accuracy": "validation accuracy",
+        "val_miou": "validation mean IoU",
+    }
+    return names.get(key, key.removeprefix("val_").replace("_", " "))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import matplotlib as mpl
 import numpy as np
@@ -78,7 +79,7 @@ def test_each_group_of_columns_gets_its_panel() -> None:
     panels = figures.curves_panels(CURVES)
     assert list(panels) == [
         "Loss",
-        "Validation scores",
+        "Accuracy and mean IoU",
         "Validation IoU per class",
         "Learning rate",
     ]
@@ -87,10 +88,56 @@ def test_each_group_of_columns_gets_its_panel() -> None:
 
 def test_lines_follow_their_values() -> None:
     rising = figures.curves_panels([{"epoch": e, "val_miou": 0.1 * e} for e in range(1, 8)])
-    image = pixels(rising["Validation scores"])
-    black = np.asarray((image < 60).all(axis=-1))
+    image = pixels(rising["Accuracy and mean IoU"])
+    orange = np.abs(image.astype(int) - (0xD5, 0x5E, 0x00)).max(axis=-1) < 40
     left, right = image.shape[1] // 4, 3 * image.shape[1] // 4
-    assert np.flatnonzero(black[60:-90, left]).mean() > np.flatnonzero(black[60:-90, right]).mean()
+    assert (
+        np.flatnonzero(orange[60:-90, left]).mean() > np.flatnonzero(orange[60:-90, right]).mean()
+    )
+
+
+def test_speed_and_waiting_are_drawn_where_they_are_known() -> None:
+    rows = [{"epoch": 0.5 * e, "tiles_per_second": 40, "waiting": 0.01} for e in (1, 2, 3)]
+    rows[1] |= {"train_accuracy": 0.5}
+    assert list(figures.curves_panels(rows)) == [
+        "Accuracy and mean IoU",
+        "Tiles a second",
+        "Waiting for data",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "limit"),
+    [
+        ([143.0, 2.6, 1.4, 0.8], 2.6),
+        ([0.8, 143.0, 0.9, 1.0], 1.0),
+        ([3.0, 1.0, 0.9], math.inf),  # three times is not more than three times
+        ([3.1, 1.0, 0.9], 1.0),
+        ([0.9**k for k in range(100)], math.inf),
+        ([143.0, 140.0] + [1.0] * 18, 1.0),
+        ([143.0, 140.0] + [1.0] * 17, math.inf),  # two of nineteen are not a few
+        ([72.4, 11.6] + [1.5] * 18, 1.5),
+        ([5.0], math.inf),
+        ([0.4, 0.0], math.inf),
+    ],
+)
+def test_wild_values_are_told_from_a_curve(values: list[float], limit: float) -> None:
+    assert figures.wild_above(np.array(values)) == limit
+
+
+def test_one_wild_first_epoch_does_not_flatten_the_losses() -> None:
+    rows = [{"epoch": e, "train_loss": 1 / e, "val_loss": 1.1 / e} for e in range(1, 9)]
+    tame = pixels(figures.curves_panels(rows)["Loss"])
+    rows[0]["val_loss"] = 143.0
+    wild = pixels(figures.curves_panels(rows)["Loss"])
+
+    def height(image: NDArray[np.uint8]) -> int:
+        blue = np.abs(image.astype(int) - (0x00, 0x72, 0xB2)).max(axis=-1) < 40
+        rows, cols = np.nonzero(blue[90:-90])
+        falling = rows[cols > image.shape[1] // 3]
+        return int(falling.max() - falling.min())
+
+    assert height(wild) > 0.9 * height(tame)
 
 
 @pytest.mark.parametrize("rows", [[], [{"epoch": 1, "val_miou": ""}], [{"epoch": 1}]])
