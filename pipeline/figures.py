@@ -139,10 +139,10 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = _DPI) -> bytes:
     """The figure's file, without dates."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
 

@@ -83,6 +83,7 @@ ORDER = [
     "confusion",
     "figures",
     "thumbnails",
+    "sample_pictures",
     "contact_sheet",
     "reporting",
     "evidence",
@@ -106,7 +107,7 @@ HOMES = {
     "dask": {"clusters", "slurm_jobs"},
     "distributed": {"clusters", "slurm_jobs"},
     "dask_jobqueue": {"slurm_jobs"},
-    "matplotlib": {"figures", "contact_sheet"},
+    "matplotlib": {"figures", "contact_sheet", "sample_pictures"},
     "torch": {
         "networks",
         "checkpoint",
