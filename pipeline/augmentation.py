@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -105,20 +105,13 @@ def augmentation(settings: AugmentationSettings, fill: Sequence[float]) -> Augme
 class Symmetries(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """One of the eight symmetries of the square, each as likely; pixels are only moved."""
 
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, int]:
-        """Draw a number of quarter turns and whether to mirror."""
-        return {"turns": int(torch.randint(4, ())), "mirrored": int(torch.randint(2, ()))}
-
-    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
-        """Turn and mirror rows and columns."""
-        moved = turned(inpt.as_subclass(Tensor).numpy(), params["turns"], bool(params["mirrored"]))
-        wrapped: Tensor = tv_tensors.wrap(torch.from_numpy(moved), like=inpt)
-        return wrapped
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Move all inputs alike; torchvision's own way there takes longer than the pixels."""
-        params = self.make_params([])
-        return tuple(self.transform(part, params) for part in inputs)
+    def forward(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a number of quarter turns and whether to mirror, and move both alike."""
+        turns, mirrored = int(torch.randint(4, ())), bool(torch.randint(2, ()))
+        pixels, ids = (
+            turned(part.as_subclass(Tensor).numpy(), turns, mirrored) for part in (image, label)
+        )
+        return _wrapped(pixels, image), _wrapped(ids, label)
 
 
 def turned(pixels: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
@@ -179,9 +172,7 @@ class Displacement(v2.RandomAffine):  # type: ignore[misc]
         missing = (nearest == 0).numpy().view(np.uint8) * np.uint8(255)
         values &= ~missing
         values |= self.outside & missing
-        moved: Tensor = tv_tensors.wrap(torch.from_numpy(values), like=image)
-        labels: Tensor = tv_tensors.wrap(nearest.sub_(1).to(torch.uint8), like=label)
-        return moved, labels
+        return _wrapped(values, image), _wrapped(nearest.sub_(1).to(torch.uint8).numpy(), label)
 
 
 def _sources(
@@ -221,8 +212,6 @@ class Light(v2.Transform):  # type: ignore[misc]
         cast: Largest factor of a single band.
     """
 
-    _transformed_types = (tv_tensors.Image,)
-
     def __init__(
         self,
         brightness: float = 0.0,
@@ -236,83 +225,89 @@ class Light(v2.Transform):  # type: ignore[misc]
         self.brightness, self.contrast, self.gamma, self.cast = brightness, contrast, gamma, cast
         self.saturation, self.hue = saturation, hue
 
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, NDArray[np.float32] | None]:
-        """Draw curves ``(bands, 256)``, 0 to 255, and a colour matrix ``(3, 3)`` or None."""
-        bands = flat_inputs[0].shape[-3]
-        gamma, contrast = self.gamma ** _drawn(), self.contrast ** _drawn()
-        shift = self.brightness * _drawn()
-        cast = torch.empty(bands, 1).uniform_(-1, 1).mul_(math.log(self.cast)).exp_()
-        values = torch.linspace(0, 1, 256) ** gamma
-        curves = (((values - 0.5) * contrast + 0.5 + shift) * cast).clamp_(0, 1).mul_(255)
-        strength, turn = 1 + self.saturation * _drawn(), math.radians(self.hue) * _drawn()
-        if bands < _COLORS or (self.saturation == 0 and self.hue == 0):
-            return {"curves": curves.numpy(), "colors": None}
-        saturated = strength * torch.eye(_COLORS) + (1 - strength) / _COLORS
-        return {"curves": curves.numpy(), "colors": (_about_grey(turn) @ saturated).numpy()}
-
-    def transform(self, inpt: Tensor, params: dict[str, NDArray[np.float32] | None]) -> Tensor:
-        """Look the values up in the curves and mix the colours."""
-        bands = inpt.as_subclass(Tensor).numpy()
-        curves, colors = params["curves"], params["colors"]
-        assert curves is not None
-        # A half more, and the fraction cut off, is rounding. Rows of the matrix sum to 1: it
-        # leaves the half as it is.
-        curves = curves + np.float32(0.5)
+    def forward(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Look the values up in a curve a band and mix the colours; the label stays."""
+        bands = image.as_subclass(Tensor).numpy()
+        curves, colors = self._drawn(len(bands))
+        # A half more, and the fraction cut off, is rounding.
+        curves += np.float32(0.5)
+        tables = curves.astype(np.uint8)
         # A table of 256 values a band is far cheaper than powers of every pixel.
         if colors is None:
-            tables = curves.astype(np.uint8)
             changed = np.stack([t.take(band) for t, band in zip(tables, bands, strict=True)])
         else:
             changed = np.empty_like(bands)
             toned = np.stack([curves[i].take(bands[i]) for i in range(_COLORS)])
+            # Rows of the matrix sum to 1: the half stays what it is.
             mixed = colors @ toned.reshape(_COLORS, -1)
             np.clip(mixed, 0, 255, out=mixed)
             changed[:_COLORS] = mixed.reshape(toned.shape)
             for i in range(_COLORS, len(bands)):
-                changed[i] = curves[i].astype(np.uint8).take(bands[i])
-        wrapped: Tensor = tv_tensors.wrap(torch.from_numpy(changed), like=inpt)
-        return wrapped
+                changed[i] = tables[i].take(bands[i])
+        return _wrapped(changed, image), label
+
+    def _drawn(self, bands: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Curves ``(bands, 256)`` from 0 to 255, and a colour matrix ``(3, 3)`` or None."""
+        drawn = torch.empty(5 + bands).uniform_(-1, 1).numpy().astype(np.float64)
+        gamma, contrast, shift, saturation, hue = drawn[:5]
+        cast = self.cast ** drawn[5:, None]
+        values = np.linspace(0, 1, 256) ** self.gamma**gamma
+        curves = ((values - 0.5) * self.contrast**contrast + 0.5 + self.brightness * shift) * cast
+        curves = (255 * curves.clip(0, 1)).astype(np.float32)
+        if bands < _COLORS or (self.saturation == 0 and self.hue == 0):
+            return curves, None
+        strength = 1 + self.saturation * saturation
+        colors = strength * np.eye(_COLORS) + (1 - strength) / _COLORS
+        colors = _about_grey(math.radians(self.hue) * hue) @ colors
+        return curves, colors.astype(np.float32)
 
 
-def _drawn() -> float:
-    """A number from -1 to 1."""
-    return float(torch.empty(()).uniform_(-1, 1))
-
-
-def _about_grey(angle: float) -> Tensor:
+def _about_grey(angle: float) -> NDArray[np.float64]:
     """Rotation about (1, 1, 1), Rodrigues' formula: grey stays grey."""
     axis = 1 / math.sqrt(3)
-    cross = torch.tensor([[0.0, -axis, axis], [axis, 0.0, -axis], [-axis, axis, 0.0]])
-    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
+    cross = np.array([[0, -axis, axis], [axis, 0, -axis], [-axis, axis, 0]])
+    rotation: NDArray[np.float64]
+    rotation = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
+    return rotation
 
 
 class Blur(v2.Transform):  # type: ignore[misc]
     """A Gaussian blur of the image: less sharp optics, motion, another resampling.
 
+    The values are those of torchvision's GaussianBlur, which takes eight times as long: it weighs
+    a square of pixels at once where rows and columns will do one after the other.
+
     Args:
         blur: Largest standard deviation, pixels.
     """
-
-    _transformed_types = (tv_tensors.Image,)
 
     def __init__(self, blur: float) -> None:
         super().__init__()
         self.blur = blur
 
-    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, float]:
-        """Draw a standard deviation."""
-        return {"sigma": self.blur * float(torch.rand(()))}
-
-    def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
-        """Blur the bands."""
-        sigma = params["sigma"]
-        # torchvision's own GaussianBlur has one size of kernel, that of the largest deviation.
-        reach = min(math.ceil(3 * sigma), min(inpt.shape[-2:]) - 1)
+    def forward(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a standard deviation and blur the bands; the label stays."""
+        sigma = self.blur * float(torch.rand(()))
+        rows, cols = image.shape[-2:]
+        reach = min(math.ceil(3 * sigma), min(rows, cols) - 1)
         if not reach:
-            return inpt
-        # In float32: with bytes it takes three times as long.
-        values = inpt.as_subclass(Tensor).float()
-        values = v2.functional.gaussian_blur(values, [2 * reach + 1] * 2, [sigma] * 2)
-        blurred = torch.from_numpy(values.add_(0.5).numpy().astype(np.uint8))
-        wrapped: Tensor = tv_tensors.wrap(blurred, like=inpt)
-        return wrapped
+            return image, label
+        weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)]
+        weights = [weight / sum(weights) for weight in weights]
+        values = image.as_subclass(Tensor).float()
+        values = pad(values[None], [reach] * 4, mode="reflect")[0]
+        values = _weighed([values[..., i : i + rows, :] for i in range(len(weights))], weights)
+        values = _weighed([values[..., i : i + cols] for i in range(len(weights))], weights)
+        return _wrapped(values.add_(0.5).numpy().astype(np.uint8), image), label
+
+
+def _weighed(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total.add_(part, alpha=weight)
+    return total
+
+
+def _wrapped(pixels: NDArray[np.uint8], like: Tensor) -> Tensor:
+    wrapped: Tensor = tv_tensors.wrap(torch.from_numpy(pixels), like=like)
+    return wrapped
