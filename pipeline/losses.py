@@ -96,9 +96,8 @@ class Loss(nn.Module):
         Returns:
             Where nothing is labelled both are exactly 0, and so are their gradients.
         """
-        with torch.autocast(logits.device.type, enabled=False):
-            values = logits.float()
-            return LossTerms(self._pixels(values, labels), self._regions(values, labels))
+        values = logits.float()
+        return LossTerms(self._pixels(values, labels), self._regions(values, labels))
 
     def _pixels(self, logits: Tensor, labels: Tensor) -> Tensor:
         total = logits.new_zeros(())

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import tiling
+from pipeline import config, demo, stages, tiling
 from pipeline.block_sweep import TileCounter
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.sections import SPLITS, Split, TilingSettings
+from pipeline.shards import ShardReader
 from pipeline.sheets import Sheet
 from pipeline.tiling import Ground, PlannedTile, TilePlan
 from tests.siose_fixtures import CLASSES
@@ -440,3 +441,76 @@ def test_a_plan_of_another_nomenclature_or_none(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"{name}: cannot be read"):
             tiling.read_plan(tmp_path / "p", tmp_path / "g", CLASSES)
         tiling.write_plan(a_plan(), tmp_path / "p", tmp_path / "g")
+
+
+# Classes of tiles
+
+
+def test_presence_is_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    tiling.write_plan(a_plan(), tmp_path / "p", tmp_path / "g")
+    found = tiling.read_class_presence(tmp_path / "p", ["b", "a", "c"], CLASSES)
+    assert {sheet: present.tolist() for sheet, present in found.items()} == {
+        "b": [[False, True, True]],
+        "a": [[True, False, False], [True, True, True]],
+        "c": [],
+    }
+    assert {present.dtype for present in found.values()} == {np.dtype(np.bool_)}
+    assert found["c"].shape == (0, 3)
+
+
+def test_presence_of_more_tiles_than_are_read_at_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2, (70_000, 3)) * rng.integers(1, 2**40, (70_000, 3))
+    tiles = tuple(
+        PlannedTile("ab"[i % 2], Window(0, 0, 8, 8), "train", tuple(counts))
+        for i, counts in enumerate(pixels.tolist())
+    )
+    plan = TilePlan(tiles, (), CLASSES.fingerprint, 8)
+    tiling.write_plan(plan, tmp_path / "p", tmp_path / "g")
+    found = tiling.read_class_presence(tmp_path / "p", ["a", "b"], CLASSES)
+    np.testing.assert_array_equal(found["a"], pixels[::2] > 0)
+    np.testing.assert_array_equal(found["b"], pixels[1::2] > 0)
+
+
+def test_presence_in_a_plan_of_another_nomenclature_or_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Run tile_plan first"):
+        tiling.read_class_presence(tmp_path / "p", ["a"], CLASSES)
+    tiling.write_plan(a_plan(), tmp_path / "p", tmp_path / "g")
+    with pytest.raises(InputError, match="another nomenclature"):
+        tiling.read_class_presence(tmp_path / "p", ["a"], Nomenclature(CLASSES.classes[:2]))
+    (tmp_path / "p").write_bytes((tmp_path / "p").read_bytes()[:-20])
+    with pytest.raises(InputError, match="p: cannot be read"):
+        tiling.read_class_presence(tmp_path / "p", ["a"], CLASSES)
+
+
+def test_presence_is_what_the_labels_in_the_shards_have(tmp_path: Path) -> None:
+    """On sheets of the demo, cut by the stages: position for position of each shard."""
+    demo.write_demo(tmp_path, sheet_px=(320, 240))
+    base = tmp_path / demo.BASE
+    rows = [f"{name},{tmp_path / name}.tif,{base},train,2017" for name in demo.SHEETS]
+    table = "\n".join(["sheet,orthophoto,siose,split,year", *rows])
+    (tmp_path / "sheets.csv").write_text(table, encoding="utf-8")
+    nomenclature = Path(__file__).resolve().parents[1] / "configs" / "nomenclatures" / "demo.yaml"
+    values: dict[str, object] = {
+        "run": str(tmp_path / "run"),
+        "sheets": str(tmp_path / "sheets.csv"),
+        "nomenclature": str(nomenclature),
+        "tiling": {"tile_px": 32, "stride_px": 24, "split": "blocks", "block_px": 64},
+    }
+    run = stages.Run(config.from_mapping(values, "test settings"))
+    for sheet in demo.SHEETS:
+        stages.class_proportions(run, sheet)
+        stages.label_raster(run, sheet)
+    stages.tile_plan(run)
+    found = tiling.read_class_presence(run.paths.tile_plan, list(demo.SHEETS), run.nomenclature)
+    assert list(found) == list(demo.SHEETS)
+    for sheet in ("0722-2", "0722-4"):
+        stages.shard(run, sheet)
+        reader = ShardReader(run.paths.shard(sheet))
+        assert set(reader.manifest.splits) == set(SPLITS)
+        labels = [reader.read(i, polygons=False).label for i in range(len(reader))]
+        classes = range(len(run.nomenclature))
+        expected = [[bool((label == c).any()) for c in classes] for label in labels]
+        assert found[sheet].tolist() == expected
+        shares = found[sheet].mean(axis=0)
+        assert ((shares > 0) & (shares < 1)).sum() >= 5, "classes in some tiles, not in others"
