@@ -9,13 +9,11 @@ import bisect
 import logging
 import math
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from statistics import median
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -25,11 +23,17 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from pipeline.augmentation import Augmentation, augmentation
-from pipeline.draws import Draw, EpochSampler
+from pipeline.class_balance import (
+    class_frequencies,
+    inverse_frequency_weights,
+    median_frequency_weights,
+    repeat_factors,
+)
+from pipeline.draws import Draw, EpochSampler, Shuffle
 from pipeline.errors import TrainingError
 from pipeline.node_cache import node_memory, shard_bytes
 from pipeline.records import Tile
-from pipeline.sections import TrainingSettings
+from pipeline.sections import AugmentationSettings, TrainingSettings
 from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
 
 log = logging.getLogger(__name__)
@@ -98,10 +102,19 @@ class TileDataset(Dataset[Batch]):
                     pixels[place], ids[place] = self._augmented(draw, tile, self._augment)
         return images, labels
 
+    def place(self, tile: int) -> tuple[str, int]:
+        """Sheet of one of the split's tiles, and the tile's position in its shard."""
+        shard, position = self._found(tile)
+        return self._readers[shard].manifest.sheet, position
+
     def _read(self, draw: Draw) -> Tile:
-        shard = bisect.bisect_right(self._ends, draw.tile)
+        shard, position = self._found(draw.tile)
+        return self._readers[shard].read(position, polygons=False)
+
+    def _found(self, tile: int) -> tuple[int, int]:
+        shard = bisect.bisect_right(self._ends, tile)
         before = self._ends[shard - 1] if shard else 0
-        return self._readers[shard].read(self._firsts[shard] + draw.tile - before, polygons=False)
+        return shard, self._firsts[shard] + tile - before
 
     def _augmented(
         self, draw: Draw, tile: Tile, augment: Augmentation
@@ -140,13 +153,16 @@ def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch takes it for a list of
     return batch
 
 
-class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor lightning
+class TileData:
     """Training and validation tiles, and what the training split says about them.
 
     Args:
         readers: The shards of the run, of any sheets.
         settings: Section ``training``.
+        changes: Section ``augmentation``.
         seed: Seed of the run.
+        presence: Of each sheet, whether a class occurs in a tile of its shard, bool
+            ``(tiles, classes)``; needed by ``training.oversample`` only.
 
     Attributes:
         bands: Bands of the images.
@@ -156,6 +172,8 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
         tile_px: Pixels a side.
         mean: Mean of each band over the training split, of 0..255 values.
         std: Standard deviation of each band, likewise.
+        train_tiles: The training split.
+        validation_tiles: The validation split.
 
     Raises:
         TrainingError: If the shards do not fit together, a split has no labelled tiles, or a
@@ -163,68 +181,104 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
     """
 
     def __init__(
-        self, readers: Sequence[ShardReader], settings: TrainingSettings, seed: int
+        self,
+        readers: Sequence[ShardReader],
+        settings: TrainingSettings,
+        changes: AugmentationSettings,
+        seed: int,
+        presence: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
-        super().__init__()
         # In an order of their own: the list's must not decide what is drawn.
-        self._readers = sorted(readers, key=lambda reader: reader.manifest.sheet)
+        readers = sorted(readers, key=lambda reader: reader.manifest.sheet)
         self.settings, self.seed = settings, seed
         self._rank, self._world = 0, 1
-        manifests = [reader.manifest for reader in self._readers]
+        manifests = [reader.manifest for reader in readers]
         check_agreement(manifests)
         counts = {split: _counts(manifests, split) for split in ("train", "validation")}
         first, train = manifests[0], counts["train"]
         self.bands, self.classes, self.tile_px = first.bands, first.classes, first.tile_px
         self.nomenclature = first.nomenclature
         self.pixel_size = (first.grid.pixel_width, first.grid.pixel_height)
-        _tell_of_memory(self._readers, settings)
+        _tell_of_memory(readers, settings)
         self._frequencies = class_frequencies(train, self.classes)
         self.mean, self.std = band_statistics(train)
-        self.train_tiles = TileDataset(
-            self._readers, "train", seed, augmentation(settings.augment, self.mean)
-        )
-        self.validation_tiles = TileDataset(self._readers, "validation", seed)
+        changed = augmentation(changes, self.mean)
+        self.train_tiles = TileDataset(readers, "train", seed, changed)
+        self.validation_tiles = TileDataset(readers, "validation", seed)
+        self._repeats: NDArray[np.float64] | None = None
+        if settings.oversample:
+            if presence is None:
+                raise ValueError("training.oversample needs the classes of each tile")
+            ranges = [(m.sheet, *m.splits["train"]) for m in manifests if "train" in m.splits]
+            present = [presence[sheet][begin:end] for sheet, begin, end in ranges]
+            self._repeats = repeat_factors(np.concatenate(present), settings.oversample)
 
     @property
     def class_weights(self) -> tuple[float, ...]:
         """Weight of each class in the loss, as ``training.class_weights`` asks for."""
-        if self.settings.class_weights == "none":
-            return (1.0,) * len(self.classes)
-        return median_frequency_weights(self._frequencies)
+        match self.settings.class_weights:
+            case "median_frequency":
+                return median_frequency_weights(self._frequencies)
+            case "inverse_frequency":
+                return inverse_frequency_weights(self._frequencies)
+            case "none":
+                return (1.0,) * len(self.classes)
 
     def share(self, rank: int, world: int) -> None:
-        """Deal the tiles out to ``world`` processes, of which this is number ``rank``."""
+        """Deal the tiles out to ``world`` processes, of which this is number ``rank``.
+
+        Raises:
+            TrainingError: If there are not as many training tiles as processes.
+        """
+        if len(self.train_tiles) < world:
+            raise TrainingError(
+                f"{world} processes cannot share {len(self.train_tiles)} training tiles.",
+                remedy="Train with fewer devices (`training.devices`).",
+            )
         self._rank, self._world = rank, world
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training split; ``loader.sampler.set_epoch`` chooses the epoch.
+    def train_batches(self) -> TileLoader:
+        """Batches of the training split; ``.draws.set_epoch`` chooses the epoch."""
+        return self._loader(self.train_tiles, self.settings.shuffle)
 
-        The last batch is left out where it would be a smaller one: batch normalisation would take
-        its few tiles for the whole.
-        """
-        return self._loader(self.train_tiles, shuffled=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def validation_batches(self) -> TileLoader:
         """Batches of the validation split, each tile once over all processes."""
-        return self._loader(self.validation_tiles, shuffled=False)
+        return self._loader(self.validation_tiles, None)
 
-    def _loader(self, tiles: TileDataset, *, shuffled: bool) -> DataLoader[Batch]:
-        sampler = EpochSampler(
+    def _loader(self, tiles: TileDataset, shuffle: Shuffle | None) -> TileLoader:
+        training = shuffle is not None
+        draws = EpochSampler(
             tiles.stretches,
             self.seed,
-            shuffle=self.settings.shuffle if shuffled else None,
+            shuffle=shuffle,
+            batch_size=self.settings.batch_size,
+            accumulate=self.settings.accumulate if training else 1,
             rank=self._rank,
             world=self._world,
+            repeats=self._repeats if training else None,
         )
         _allow_open_files()
-        workers = self.settings.workers
-        return DataLoader(
+        return TileLoader(tiles, draws, self.settings.workers)
+
+
+class TileLoader(DataLoader[Batch]):
+    """Batches as their draws say.
+
+    Args:
+        tiles: Where they come from.
+        draws: Which ones.
+        workers: Processes that read, beside this one; 0 to read here.
+
+    Attributes:
+        draws: Which ones; ``draws.set_epoch`` chooses the epoch.
+    """
+
+    def __init__(self, tiles: TileDataset, draws: EpochSampler, workers: int) -> None:
+        super().__init__(
             tiles,
-            batch_size=self.settings.batch_size,
-            sampler=sampler,
+            batch_sampler=draws,
             num_workers=workers,
             collate_fn=_as_it_is,
-            drop_last=shuffled and len(sampler) >= self.settings.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
@@ -232,6 +286,7 @@ class TileData(lightning.LightningDataModule):  # type: ignore[misc]  # nor ligh
             # Of its own: the loader takes a seed for its workers from the global one otherwise.
             generator=torch.Generator(),
         )
+        self.draws = draws
 
 
 def _start_worker(worker: int) -> None:
@@ -327,31 +382,3 @@ def band_statistics(counts: SplitCounts) -> tuple[tuple[float, ...], tuple[float
         for total, squares in zip(counts.band_sum, counts.band_sum_squares, strict=True)
     )
     return means, tuple(math.sqrt(v) / n if v else 1.0 for v in variances)
-
-
-def class_frequencies(counts: SplitCounts, classes: Sequence[str]) -> tuple[float, ...]:
-    """Frequency of each class: its pixels among the labelled ones of the tiles where it occurs.
-
-    Raises:
-        TrainingError: With all classes that do not occur.
-    """
-    absent = [name for name, n in zip(classes, counts.class_pixels, strict=True) if not n]
-    if absent:
-        raise TrainingError(
-            f"{len(absent)} of {len(classes)} classes have no pixel in the training split.",
-            absent,
-            "Give a sheet that has them the split `train`, lower `labels.min_share`, or leave "
-            "them out of the nomenclature (or gather their covers in another class).",
-        )
-    pairs = zip(counts.class_pixels, counts.present_pixels, strict=True)
-    return tuple(pixels / present for pixels, present in pairs)
-
-
-def median_frequency_weights(frequencies: Sequence[float]) -> tuple[float, ...]:
-    """Class weights that balance frequencies: the median frequency over the class's own.
-
-    Source:
-        Eigen & Fergus (2015), section 6.3.2; Badrinarayanan, Kendall & Cipolla (2017).
-    """
-    middle = median(frequencies)
-    return tuple(middle / frequency for frequency in frequencies)

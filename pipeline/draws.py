@@ -1,7 +1,7 @@
 """Draws: which tile comes next, as seed and epoch alone decide.
 
 A draw carries its epoch with it, so that DataLoader workers stay alive over epochs, any number of
-them gives the same batches, and an epoch that is repeated after a kill is the same epoch. An order
+them gives the same batches, and an epoch that goes on after a kill is the same epoch. An order
 takes 8 bytes a tile (48 MB for a terabyte of raw tiles of 256 px) and a few for each run of tiles.
 """
 
@@ -28,26 +28,39 @@ class Draw(NamedTuple):
     """Which tile is wanted, and in which epoch.
 
     Attributes:
-        epoch: From 0; decides the augmentation, together with ``tile``.
+        epoch: From 0; decides the augmentation, together with the other two.
         tile: Index among the split's tiles of all shards.
+        again: How often the tile came before in its epoch's list: 0 unless rare ones are repeated.
     """
 
     epoch: int
     tile: int
+    again: int = 0
 
 
 class EpochSampler:
-    """The draws of one epoch on one process.
+    """The batches of one epoch on one process.
+
+    An epoch is dealt out in steps of nearly equal size: each draw comes once over all processes,
+    none is left out and none is added to fill the last step up, and no step is so small that batch
+    normalisation takes its few tiles for the whole. The tiles of a step do not depend on how many
+    processes share it (but for ``local`` order, see below) nor on ``accumulate``.
 
     Args:
         stretches: Number of tiles of the split in each shard, in the order of the shards.
         seed: Seed of the run.
-        shuffle: How the order is mixed; None for the order of the shards, which is validation's.
+        shuffle: How the order is mixed; None for the order of the shards, which is validation's:
+            its tiles are dealt out one by one, in batches that may differ in number.
+        batch_size: Tiles a batch, at most; one more where the tiles are too few for the processes.
+        accumulate: Batches a step.
         rank: Number of this process.
-        world: Number of processes. Shuffled epochs are filled up from their beginning until all
-            processes draw the same number, as torch's ``DistributedSampler`` does it; others are
-            dealt out without repetition. Tiles are dealt out one by one, and in ``local`` order
-            by parts of the epoch: what is near on the disk is read on one node.
+        world: Number of processes. The tiles of a step are dealt out one by one, but in ``local``
+            order by parts of the epoch: what is near on the disk is read on one node.
+        repeats: How often each tile comes in an epoch on average, at least 1, shape ``(tiles,)``;
+            the part behind the point is drawn anew each epoch. None for once.
+
+    Raises:
+        ValueError: If there are fewer tiles to train on than processes.
     """
 
     def __init__(
@@ -56,40 +69,100 @@ class EpochSampler:
         seed: int,
         *,
         shuffle: Shuffle | None,
+        batch_size: int,
+        accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        repeats: NDArray[np.float64] | None = None,
     ) -> None:
         self.stretches, self.tiles = tuple(stretches), sum(stretches)
+        if shuffle is not None and self.tiles < world:
+            raise ValueError(f"{self.tiles} tiles for {world} processes")
         self.seed, self.shuffle = seed, shuffle
+        self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.repeats = repeats
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose what the next iteration draws.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            first: Steps at its beginning that are left out, as they were done before.
+        """
+        self.epoch, self.first = epoch, first
+
+    @property
+    def steps(self) -> int:
+        """Steps of the chosen epoch, those that are left out too."""
+        return self._steps(self._draws())
+
+    @property
+    def batches(self) -> int:
+        """Batches of each step of the chosen epoch: ``accumulate``, but where tiles are few."""
+        draws = self._draws()
+        return max(1, min(self.accumulate, draws // self._steps(draws) // self.world))
 
     def __len__(self) -> int:
         if self.shuffle is None:
-            return len(range(self.rank, self.tiles, self.world))
-        return math.ceil(self.tiles / self.world)
+            return math.ceil(len(range(self.rank, self.tiles, self.world)) / self.batch_size)
+        return (self.steps - self.first) * self.batches
 
-    def __iter__(self) -> Iterator[Draw]:
-        for tile in self._share():
-            yield Draw(self.epoch, int(tile))
-
-    def _share(self) -> NDArray[np.int64]:
-        """The tiles of this process."""
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Batches: of each step as many as :attr:`batches`."""
+        epoch = self.epoch
         if self.shuffle is None:
-            return np.arange(self.rank, self.tiles, self.world)
+            mine = range(self.rank, self.tiles, self.world)
+            for first in range(0, len(mine), self.batch_size):
+                yield [Draw(epoch, tile) for tile in mine[first : first + self.batch_size]]
+            return
+        tiles, again = self._order()
+        steps, batches = self._steps(len(tiles)), self.batches
+        for step in range(self.first, steps):
+            mine = self._mine(len(tiles), step, steps)
+            for part in np.array_split(np.arange(mine.start, mine.stop, mine.step), batches):
+                yield [
+                    Draw(epoch, int(tiles[i]), 0 if again is None else int(again[i])) for i in part
+                ]
+
+    def _mine(self, draws: int, step: int, steps: int) -> range:
+        """Places in the epoch's order of this process's draws of a step."""
+        if self.shuffle == "local":
+            begin, end = (draws * part // self.world for part in (self.rank, self.rank + 1))
+            length = end - begin
+            return range(begin + length * step // steps, begin + length * (step + 1) // steps)
+        return range(draws * step // steps + self.rank, draws * (step + 1) // steps, self.world)
+
+    def _steps(self, draws: int) -> int:
+        wanted = math.ceil(draws / (self.batch_size * self.accumulate * self.world))
+        return min(wanted, draws // self.world)  # each process has a draw in each step
+
+    def _draws(self) -> int:
+        return self.tiles if self.repeats is None else int(self._counts().sum())
+
+    def _counts(self) -> NDArray[np.int64]:
+        """How often each tile comes in the chosen epoch."""
+        assert self.repeats is not None
+        rng = np.random.default_rng((self.seed, self.epoch, 1))
+        return np.floor(self.repeats + rng.random(self.tiles)).astype(np.int64)
+
+    def _order(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """The chosen epoch's tiles in their order, and how often each came before."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        near = self.shuffle == "local"
-        order = local_order(self.stretches, rng) if near else rng.permutation(self.tiles)
-        draws = len(self)
-        if draws * self.world != self.tiles:
-            order = np.resize(order, draws * self.world)
-        if near:
-            return order[draws * self.rank : draws * (self.rank + 1)]
-        return order[self.rank :: self.world]
+        if self.repeats is None:
+            return self._mixed(self.stretches, rng), None
+        counts = self._counts()
+        tiles = np.repeat(np.arange(self.tiles), counts)
+        again = np.arange(len(tiles)) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts = np.split(counts, np.cumsum(self.stretches)[:-1])
+        order = self._mixed([int(part.sum()) for part in parts], rng)
+        return tiles[order], again[order]
+
+    def _mixed(self, stretches: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
+        if self.shuffle == "local":
+            return local_order(stretches, rng)
+        return rng.permutation(sum(stretches))
 
 
 def local_order(stretches: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:

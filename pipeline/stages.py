@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,10 @@ from pipeline.publication import published, scratch, write_text
 from pipeline.sheets import Sheet, read_sheets
 
 if TYPE_CHECKING:
+    from pipeline.following import Follower
     from pipeline.siose import SioseBase
     from pipeline.siose_values import ValuesIndex
+    from pipeline.training import FitSummary
 
 log = logging.getLogger(__name__)
 
@@ -398,22 +400,58 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
 def train(run: Run) -> None:
     """Train the network on all shards; go on where a killed training stopped."""
     # Torch is loaded here and in map_sheet only: a CPU job never pays for it.
-    from pipeline import batches, checkpoint, evidence, figures, networks, node_cache, training
+    from pipeline import checkpoint, evidence, figures
 
-    settings, classes, paths = run.settings.training, run.nomenclature, run.paths
-    tiles_ignore = run.settings.tiling.tiles_ignore
+    paths = run.paths
+    summary = _trained(run, run.settings, paths.models)
+    if not summary.first:
+        return
+    write_text(paths.card, checkpoint.read_card(paths.best).as_json())
+    picture = figures.curves_picture(evidence.read_curves(paths.curves))
+    with published(paths.curves_picture) as (draft,):
+        draft.write_bytes(picture)
+    log.info(
+        "%d epochs, %d steps (%s); best: epoch %g",
+        summary.epochs,
+        summary.steps,
+        summary.stopped_because,
+        summary.best_epoch,
+    )
+
+
+def _trained(
+    run: Run, chosen: Settings, folder: Path, followers: Sequence[Follower] = ()
+) -> FitSummary:
+    """Train on the shards of a run.
+
+    Args:
+        run: Whose shards and classes.
+        chosen: Settings of the run, or of a trial of a search.
+        folder: Folder of the checkpoints.
+        followers: Are told of steps and validations.
+    """
+    from pipeline import batches, checkpoint, networks, node_cache, training
+
+    settings, classes, paths = chosen.training, run.nomenclature, run.paths
+    tiles_ignore = chosen.tiling.tiles_ignore
     cache = node_cache.NodeCache(settings.cache_dir)
     readers = [cache.reader(paths.shard(name)) for name in run.labelled_sheets]
     for reader in readers:
         _check_nomenclature(reader.manifest.nomenclature, reader.folder, classes)
-    data = batches.TileData(readers, settings, run.settings.seed)
-    training.seed_weights(run.settings.seed)
+    presence = (
+        tiling.read_class_presence(paths.tile_plan, run.labelled_sheets, classes)
+        if settings.oversample
+        else None
+    )
+    data = batches.TileData(readers, settings, chosen.augmentation, chosen.seed, presence)
+    training.seed_weights(chosen.seed)
     network = networks.build(
         settings.network,
         encoder=settings.encoder,
         encoder_weights=settings.encoder_weights,
         bands=data.bands,
         classes=len(classes),
+        weights_dir=settings.weights_dir,
     )
     manifests = {reader.manifest.sheet: reader.manifest for reader in readers}
     pixels = {
@@ -437,7 +475,7 @@ def train(run: Run) -> None:
             nomenclature=classes.fingerprint,
             mean=data.mean,
             std=data.std,
-            settings=run.settings.model_dump(
+            settings=chosen.model_dump(
                 mode="json",
                 include={"seed", "labels", "tiling", "augmentation", "training"},
                 exclude={"training": settings.result_ignores, "tiling": tiles_ignore},
@@ -450,33 +488,24 @@ def train(run: Run) -> None:
     # What decides the result; on how many devices and workers may change between two starts.
     weights = Path(settings.encoder_weights)
     fingerprint = config.fingerprint(
-        {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
-        {"augmentation": run.settings.augmentation.model_dump(mode="json")},
+        {"seed": chosen.seed, "nomenclature": classes.fingerprint},
+        {"augmentation": chosen.augmentation.model_dump(mode="json")},
         {"training": settings.model_dump(mode="json", exclude=settings.result_ignores)},
         {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
     )
     with cache.filling():
-        summary = training.fit(
+        return training.fit(
             data,
             network,
             settings=settings,
-            seed=run.settings.seed,
-            folder=paths.models,
+            seed=chosen.seed,
+            folder=folder,
             fingerprint=fingerprint,
             make_card=card,
+            name_of=partial(tiling.tile_name, paths.tile_plan),
+            followers=followers,
         )
-    write_text(paths.card, checkpoint.read_card(paths.best).as_json())
-    picture = figures.curves_picture(evidence.read_curves(paths.curves))
-    with published(paths.curves_picture) as (draft,):
-        draft.write_bytes(picture)
-    log.info(
-        "%d epochs, %d steps (%s); best: epoch %d",
-        summary.epochs,
-        summary.steps,
-        summary.stopped_because,
-        summary.best_epoch,
-    )
 
 
 def map_sheet(run: Run, sheet: str) -> None:

@@ -263,6 +263,26 @@ def read_ground(
     return tuple(Ground(*_window_row(row)) for row in rows.to_pylist())
 
 
+def tile_name(plan: Path, sheet: str, position: int) -> str:
+    """Name a tile by its pixels: ``sheet 0722, rows 512-767, columns 0-255``.
+
+    Args:
+        plan: The plan's tiles.
+        sheet: Name of a sheet.
+        position: Position in its shard, which is that among the sheet's tiles in the plan.
+
+    Raises:
+        InputError: If the plan is missing or damaged.
+    """
+    with _readable(plan):
+        rows = pyarrow.parquet.read_table(
+            plan, columns=list(Window._fields), filters=[("sheet", "==", sheet)]
+        )
+    at = Window(*(rows[name][position].as_py() for name in Window._fields))
+    down, right = at.row + at.height - 1, at.col + at.width - 1
+    return f"sheet {sheet}, rows {at.row}-{down}, columns {at.col}-{right}"
+
+
 def read_class_presence(
     plan: Path, sheets: Sequence[str], nomenclature: Nomenclature
 ) -> dict[str, NDArray[np.bool_]]:

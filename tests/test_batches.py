@@ -22,21 +22,21 @@ from pipeline.batches import (
     _as_it_is,
     _start_worker,
     band_statistics,
-    class_frequencies,
-    median_frequency_weights,
 )
+from pipeline.class_balance import class_frequencies, median_frequency_weights
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
 from pipeline.nomenclature import IGNORE
 from pipeline.records import Runs, Tile, encode_tile, record_bound
-from pipeline.sections import TrainingSettings
+from pipeline.sections import AugmentationSettings, TrainingSettings
 from pipeline.shards import LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")
 SIDE = 8
 
 Shard = Callable[..., ShardReader]
+AS_IT_IS = AugmentationSettings(preset="none")
 
 
 def tile_of(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Tile:
@@ -117,11 +117,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(
     reader = shard("a", {"train": [noise(rng) for _ in range(6)], "validation": [plain(0)]})
     drawn = []
     for workers in (0, 2):
-        settings = TrainingSettings(batch_size=2, workers=workers, augment=augment, shuffle=shuffle)
-        loader = TileData([reader], settings, seed=5).train_dataloader()
+        settings = TrainingSettings(batch_size=2, workers=workers, shuffle=shuffle)
+        changes = AugmentationSettings(preset=augment)
+        loader = TileData([reader], settings, changes, seed=5).train_batches()
         epochs = []
         for epoch in (3, 4):
-            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            loader.draws.set_epoch(epoch)
             epochs.append([torch.cat([i.flatten(), lab.flatten()]) for i, lab in loader])
         drawn.append(torch.stack([torch.stack(batches) for batches in epochs]))
     assert torch.equal(drawn[0], drawn[1])
@@ -130,12 +131,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(
 
 def test_augmenting_leaves_the_global_generator_alone(shard: Shard) -> None:
     reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
-    settings = TrainingSettings(augment="aerial", workers=0, batch_size=1)
-    data = TileData([reader], settings, seed=0)
+    settings = TrainingSettings(workers=0, batch_size=1)
+    data = TileData([reader], settings, AugmentationSettings(preset="aerial"), seed=0)
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    assert len(list(data.train_dataloader())) == 1
+    assert len(list(data.train_batches())) == 1
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -160,14 +161,14 @@ def test_statistics_and_weights_are_of_the_training_split_alone(shard: Shard) ->
         shard("a", {"train": tiles[:1], "validation": [plain(255)], "test": [plain(255)]}),
         shard("b", {"train": tiles[1:]}),
     ]
-    data = TileData(readers, TrainingSettings(), seed=0)
+    data = TileData(readers, TrainingSettings(), AS_IT_IS, seed=0)
     values = np.stack([tile.image for tile in tiles]).astype(np.float64)
     np.testing.assert_allclose(data.mean, values.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(data.std, values.std(axis=(0, 2, 3)), rtol=1e-12)
     shares = np.bincount(np.stack([t.label for t in tiles]).ravel()) / (4 * SIDE * SIDE)
     np.testing.assert_allclose(data.class_weights, np.median(shares) / shares)
     none = TrainingSettings(class_weights="none")
-    assert TileData(readers, none, seed=0).class_weights == (1.0, 1.0, 1.0)
+    assert TileData(readers, none, AS_IT_IS, seed=0).class_weights == (1.0, 1.0, 1.0)
 
 
 def test_statistics_of_many_pixels_do_not_cancel() -> None:
@@ -185,7 +186,7 @@ def test_all_classes_absent_from_training_are_named(shard: Shard) -> None:
     water = np.zeros((SIDE, SIDE), np.uint8)
     reader = shard("a", {"train": [plain(1, label=water)], "validation": [plain(1)]})
     with pytest.raises(TrainingError) as error:
-        TileData([reader], TrainingSettings(), seed=0)
+        TileData([reader], TrainingSettings(), AS_IT_IS, seed=0)
     assert error.value.items == ("olives", "road")
     assert "split `train`" in error.value.remedy
 
@@ -193,13 +194,13 @@ def test_all_classes_absent_from_training_are_named(shard: Shard) -> None:
 def test_a_split_without_tiles_or_labels_is_an_error(shard: Shard) -> None:
     train = shard("a", {"train": [plain(1)]})
     with pytest.raises(TrainingError, match=r"'validation' has no tiles in any sheet \(a\)"):
-        TileData([train], TrainingSettings(), seed=0)
+        TileData([train], TrainingSettings(), AS_IT_IS, seed=0)
     masked = np.full((SIDE, SIDE), IGNORE, np.uint8)
     blank = shard("b", {"validation": [plain(1, label=masked)]})
     with pytest.raises(TrainingError, match="'validation' has no labelled pixels"):
-        TileData([train, blank], TrainingSettings(), seed=0)
+        TileData([train, blank], TrainingSettings(), AS_IT_IS, seed=0)
     with pytest.raises(TrainingError, match="no shard"):
-        TileData([], TrainingSettings(), seed=0)
+        TileData([], TrainingSettings(), AS_IT_IS, seed=0)
 
 
 def test_all_disagreements_of_shards_are_listed(shard: Shard) -> None:
@@ -210,7 +211,7 @@ def test_all_disagreements_of_shards_are_listed(shard: Shard) -> None:
         shard("d", {"train": [plain(1)]}, pixel=0.5 + 1e-10),
     ]
     with pytest.raises(TrainingError) as error:
-        TileData(readers, TrainingSettings(), seed=0)
+        TileData(readers, TrainingSettings(), AS_IT_IS, seed=0)
     assert error.value.items == (
         "sheet b: bands 4, but 3 in sheet a",
         "sheet b: classes water, olives, rock, but water, olives, road in sheet a",
@@ -224,23 +225,50 @@ def test_the_order_of_the_shards_does_not_matter(shard: Shard) -> None:
         shard(name, {"train": [plain(n)], "validation": [plain(n)]})
         for n, name in enumerate("abcd")
     ]
-    settings = TrainingSettings(workers=0, augment="none", batch_size=4)
+    settings = TrainingSettings(workers=0, batch_size=4)
     seen = [
-        next(iter(TileData(order, settings, seed=0).train_dataloader()))[0]
+        next(iter(TileData(order, settings, AS_IT_IS, seed=0).train_batches()))[0]
         for order in (readers, readers[::-1])
     ]
     assert torch.equal(seen[0], seen[1])
 
 
-def test_a_last_batch_that_is_smaller_is_left_out_unless_it_is_the_only_one(shard: Shard) -> None:
-    reader = shard("a", {"train": [plain(n) for n in range(5)], "validation": [plain(0)]})
+def test_batches_are_of_nearly_one_size(shard: Shard) -> None:
+    reader = shard("a", {"train": [plain(n) for n in range(5)], "validation": [plain(0)] * 5})
 
-    def sizes(batch_size: int) -> list[int]:
+    def sizes(batch_size: int) -> tuple[list[int], list[int]]:
         settings = TrainingSettings(workers=0, batch_size=batch_size)
-        return [len(i) for i, _ in TileData([reader], settings, seed=0).train_dataloader()]
+        data = TileData([reader], settings, AS_IT_IS, seed=0)
+        loaders = data.train_batches(), data.validation_batches()
+        train, validation = ([len(images) for images, _ in loader] for loader in loaders)
+        return train, validation
 
-    assert sizes(2) == [2, 2]
-    assert sizes(8) == [5]
+    assert sizes(2) == ([1, 2, 2], [2, 2, 1])
+    assert sizes(4) == ([2, 3], [4, 1])
+    assert sizes(8) == ([5], [5])
+
+
+def test_tiles_of_rare_classes_come_more_often(shard: Shard) -> None:
+    water = np.zeros((SIDE, SIDE), np.uint8)
+    tiles = [plain(n, label=water) for n in range(1, 16)] + [plain(16)]
+    reader = shard("a", {"train": tiles, "validation": [plain(0)]})
+    present = np.array([[True, n == 15, n == 15] for n in range(16)] + [[True, False, False]])
+    settings = TrainingSettings(workers=0, batch_size=4, oversample=0.5)
+    data = TileData([reader], settings, AS_IT_IS, seed=0, presence={"a": present})
+    loader, seen = data.train_batches(), np.zeros(17, int)
+    for epoch in range(40):
+        loader.draws.set_epoch(epoch)
+        for images, _ in loader:
+            np.add.at(seen, images[:, 0, 0, 0].numpy(), 1)
+    assert set(seen[1:16]) == {40}
+    assert 40 * 2.5 < seen[16] < 40 * 3.2  # the root of 8 times: in a half, and not a sixteenth
+
+
+def test_more_processes_than_tiles_are_refused(shard: Shard) -> None:
+    reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
+    data = TileData([reader], TrainingSettings(), AS_IT_IS, seed=0)
+    with pytest.raises(TrainingError, match="2 processes cannot share 1 training tiles"):
+        data.share(1, 2)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -253,8 +281,7 @@ def test_workers_read_a_store_that_their_parent_has_open(shard: Shard, start: st
     before = [int(tiles[Draw(0, n)][0][0, 0, 0]) for n in range(8)]
     loader = DataLoader(
         tiles,
-        batch_size=2,
-        sampler=EpochSampler(tiles.stretches, 0, shuffle=None),
+        batch_sampler=EpochSampler(tiles.stretches, 0, shuffle=None, batch_size=2),
         num_workers=2,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
@@ -284,8 +311,8 @@ def test_workers_that_live_on_take_up_a_copy(
     tiles = {"train": [plain(1)] * 8, "validation": [plain(0)]}
     place = tmp_path / "disk" / "a.lmdb"
     reader = ShardReader(shard("a", tiles).folder, copy=place)
-    settings = TrainingSettings(batch_size=2, workers=2, augment="none")
-    loader = TileData([reader], settings, seed=0).train_dataloader()
+    settings = TrainingSettings(batch_size=2, workers=2)
+    loader = TileData([reader], settings, AS_IT_IS, seed=0).train_batches()
     # Of other pixels than the original, which a copy of a run never is: so that it shows.
     other = shard("other", {"train": [plain(2)] * 8, "validation": [plain(0)]}).folder
     assert {int(images.max()) for images, _ in loader} == {1}
@@ -300,9 +327,9 @@ def test_memory_is_pinned_for_cuda_alone(shard: Shard, monkeypatch: pytest.Monke
     reader = shard("a", {"train": [plain(1)], "validation": [plain(0)]})
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        data = TileData([reader], TrainingSettings(), seed=0)
-        assert data.train_dataloader().pin_memory is there
-        assert data.val_dataloader().pin_memory is there
+        data = TileData([reader], TrainingSettings(), AS_IT_IS, seed=0)
+        assert data.train_batches().pin_memory is there
+        assert data.validation_batches().pin_memory is there
 
 
 def manifests_alone(folder: Path, shard_count: int, tiles: int) -> list[Path]:
@@ -344,8 +371,8 @@ def test_shards_may_be_more_than_the_limit_of_open_files(shard: Shard) -> None:
     ]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     here = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names alone
-    settings = TrainingSettings(batch_size=4, workers=1, augment="none")
-    loader = TileData(readers, settings, seed=0).train_dataloader()
+    settings = TrainingSettings(batch_size=4, workers=1)
+    loader = TileData(readers, settings, AS_IT_IS, seed=0).train_batches()
     resource.setrlimit(resource.RLIMIT_NOFILE, (here + 40, hard))  # the worker inherits it
     try:
         seen = {int(image[0, 0, 0]) for images, _ in loader for image in images}
@@ -361,7 +388,7 @@ def test_shards_larger_than_memory_are_told_of(
 
     def told(**settings: str) -> list[str]:
         caplog.clear()
-        TileData([reader], TrainingSettings.model_validate(settings), seed=0)
+        TileData([reader], TrainingSettings.model_validate(settings), AS_IT_IS, seed=0)
         return [record.getMessage() for record in caplog.records]
 
     assert told() == []

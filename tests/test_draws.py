@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,12 +15,18 @@ TILES = sum(SHARDS)
 def order(
     shuffle: Shuffle | None, seed: int = 1, epoch: int = 0, rank: int = 0, world: int = 1
 ) -> list[int]:
-    sampler = EpochSampler(SHARDS, seed, shuffle=shuffle, rank=rank, world=world)
+    return [tile for batch in batches(shuffle, 8, seed, epoch, rank, world) for tile in batch]
+
+
+def batches(
+    shuffle: Shuffle | None, size: int, seed: int = 1, epoch: int = 0, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    sampler = EpochSampler(SHARDS, seed, shuffle=shuffle, batch_size=size, rank=rank, world=world)
     sampler.set_epoch(epoch)
-    draws = list(sampler)
-    assert {draw.epoch for draw in draws} == {epoch}
-    assert len(draws) == len(sampler)
-    return [draw.tile for draw in draws]
+    drawn = list(sampler)
+    assert {(draw.epoch, draw.again) for batch in drawn for draw in batch} == {(epoch, 0)}
+    assert len(drawn) == len(sampler)
+    return [[draw.tile for draw in batch] for batch in drawn]
 
 
 @pytest.mark.parametrize("shuffle", ["full", "local"])
@@ -35,14 +42,91 @@ def test_without_shuffling_tiles_come_in_the_order_of_the_shards() -> None:
 
 
 @pytest.mark.parametrize("shuffle", ["full", "local"])
-def test_processes_share_training_evenly(shuffle: Shuffle) -> None:
-    shares = [order(shuffle, rank=rank, world=3) for rank in range(3)]
-    whole = order(shuffle)
-    assert [len(share) for share in shares] == [3981] * 3
-    # 2 of 11 943 draws fill up, with the first of the epoch; all others are disjoint.
-    drawn = [tile for share in shares for tile in share]
-    assert set(drawn) == set(range(TILES))
-    assert sorted(drawn) == sorted([*whole, *whole[:2]])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_an_epoch_loses_no_tile_and_doubles_none(shuffle: Shuffle, world: int) -> None:
+    shares = [batches(shuffle, 7, rank=rank, world=world) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1  # the same number of steps
+    sizes = {len(batch) for share in shares for batch in share}
+    assert sizes in ({6, 7}, {5, 6, 7}, {7})
+    drawn = [tile for share in shares for batch in share for tile in batch]
+    assert sorted(drawn) == list(range(TILES))
+
+
+def test_processes_share_the_steps_of_one() -> None:
+    whole = batches("full", 12)
+    shares = [batches("full", 4, rank=rank, world=3) for rank in range(3)]
+    steps = [sorted(chain.from_iterable(parts)) for parts in zip(*shares, strict=True)]
+    assert steps == [sorted(batch) for batch in whole]
+
+
+def test_accumulated_batches_are_the_parts_of_larger_ones() -> None:
+    sampler = EpochSampler([10, 91], 0, shuffle="full", batch_size=4, accumulate=3, world=2)
+    larger = EpochSampler([10, 91], 0, shuffle="full", batch_size=12, world=2)
+    parts = list(sampler)
+    assert sampler.batches == 3
+    assert sampler.steps == larger.steps == len(list(larger)) == 5
+    joined = [
+        list(chain.from_iterable(parts[first : first + 3])) for first in range(0, len(parts), 3)
+    ]
+    assert joined == list(larger)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "size", "accumulate", "world", "steps", "batches_a_step"),
+    [(3, 1, 1, 2, 1, 1), (5, 8, 4, 1, 1, 4), (2, 8, 4, 1, 1, 2), (7, 2, 1, 3, 2, 1)],
+)
+def test_each_process_has_tiles_in_each_batch_however_few_there_are(
+    tiles: int, size: int, accumulate: int, world: int, steps: int, batches_a_step: int
+) -> None:
+    drawn = []
+    for rank in range(world):
+        sampler = EpochSampler(
+            [tiles], 0, shuffle="full", batch_size=size, accumulate=accumulate, rank=rank,
+            world=world,
+        )  # fmt: skip
+        assert (sampler.steps, sampler.batches) == (steps, batches_a_step)
+        mine = list(sampler)
+        assert all(mine)
+        drawn += [draw.tile for batch in mine for draw in batch]
+    assert sorted(drawn) == list(range(tiles))
+
+
+def test_fewer_tiles_than_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 tiles for 2 processes"):
+        EpochSampler([1], 0, shuffle="full", batch_size=1, world=2)
+
+
+@pytest.mark.parametrize("shuffle", ["full", "local"])
+def test_an_epoch_goes_on_where_it_was_left(shuffle: Shuffle) -> None:
+    sampler = EpochSampler([30], 5, shuffle=shuffle, batch_size=2, accumulate=2, rank=1, world=2)
+    sampler.set_epoch(4)
+    whole = list(sampler)
+    sampler.set_epoch(4, first=2)
+    assert len(sampler) == len(whole) - 4
+    assert list(sampler) == whole[4:]
+
+
+@pytest.mark.parametrize("shuffle", ["full", "local"])
+def test_rare_tiles_come_as_often_as_they_shall(shuffle: Shuffle) -> None:
+    repeats = np.ones(50)
+    repeats[3], repeats[40] = 2.5, 3.0
+    counts = np.zeros((400, 50), int)
+    for epoch in range(400):
+        drawn: list[tuple[int, int]] = []
+        for rank in range(2):
+            sampler = EpochSampler(
+                [20, 30], 1, shuffle=shuffle, batch_size=4, rank=rank, world=2, repeats=repeats
+            )
+            sampler.set_epoch(epoch)
+            drawn += [(draw.tile, draw.again) for batch in sampler for draw in batch]
+        # Each comes under a number of its own: it is augmented otherwise each time.
+        assert len(drawn) == len(set(drawn))
+        np.add.at(counts[epoch], [tile for tile, _ in drawn], 1)
+        assert sorted(again for tile, again in drawn if tile == 40) == [0, 1, 2]
+    usual = np.delete(counts, [3, 40], axis=1)
+    assert (usual.min(), usual.max()) == (1, 1)
+    assert set(counts[:, 3]) == {2, 3}
+    assert 2.4 < counts[:, 3].mean() < 2.6
 
 
 def test_processes_share_validation_without_repetition() -> None:
@@ -97,7 +181,7 @@ def test_runs_are_cut_at_other_places_each_epoch() -> None:
 
 @pytest.mark.parametrize("shuffle", ["full", "local"])
 def test_an_order_takes_eight_bytes_a_tile(shuffle: Shuffle) -> None:
-    sampler = EpochSampler([4000] * 250, 0, shuffle=shuffle)
+    sampler = EpochSampler([4000] * 250, 0, shuffle=shuffle, batch_size=8)
     tracemalloc.start()
     try:
         next(iter(sampler))
@@ -108,10 +192,10 @@ def test_an_order_takes_eight_bytes_a_tile(shuffle: Shuffle) -> None:
 
 
 def test_few_tiles_are_shuffled_as_a_whole() -> None:
-    sampler = EpochSampler([3, 2], 0, shuffle="local")
+    sampler = EpochSampler([3, 2], 0, shuffle="local", batch_size=5)
     seen = set()
     for epoch in range(200):
         sampler.set_epoch(epoch)
-        seen.add(tuple(draw.tile for draw in sampler))
+        seen.add(tuple(draw.tile for batch in sampler for draw in batch))
     assert all(sorted(tiles) == [0, 1, 2, 3, 4] for tiles in seen)
     assert len(seen) > 80  # of 120

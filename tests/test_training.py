@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import math
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,24 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from pipeline import checkpoint, training
+from pipeline import checkpoint, interruption, training, validation
 from pipeline.batches import TileData
-from pipeline.errors import TrainingError
+from pipeline.errors import SettingsError, TrainingError
+from pipeline.following import StopTraining
 from pipeline.grid import PixelGrid
-from pipeline.objective import (
-    AveragedNetwork,
-    SegmentationTask,
-    learning_rate_factor,
-    loss_sums,
-)
+from pipeline.interruption import InterruptedTrainingError
+from pipeline.objective import AveragedNetwork
 from pipeline.records import Runs, Tile, encode_tile, record_bound
-from pipeline.sections import TrainingSettings
+from pipeline.sections import AugmentationSettings, TrainingSettings
 from pipeline.shards import LAYOUT, Manifest, ShardReader, ShardWriter, SplitCounts
 
 CLASSES = ("water", "olives", "road")
 SIDE = 32
 SETTINGS = TrainingSettings(
-    epochs=4, batch_size=4, workers=0, precision="float32", augment="aerial", learning_rate=0.01
+    epochs=4, batch_size=4, workers=0, precision="float32", learning_rate=0.01
 )
+AERIAL = AugmentationSettings(preset="aerial")
 
 
 class Tiny(nn.Module):
@@ -89,8 +87,13 @@ def run(
     folder: Path,
     settings: TrainingSettings = SETTINGS,
     fingerprint: Mapping[str, Any] | None = None,
+    network: nn.Module | None = None,
+    changes: AugmentationSettings = AERIAL,
+    **options: Any,
 ) -> training.FitSummary:
-    data = TileData([ShardReader(shard)], settings, seed=3)
+    present = np.ones((12, 3), bool)
+    present[1:8, 1] = False
+    data = TileData([ShardReader(shard)], settings, changes, seed=3, presence={"a": present})
     training.seed_weights(3)
 
     def card(scores: Mapping[str, Any]) -> checkpoint.ModelCard:
@@ -100,8 +103,8 @@ def run(
         )  # fmt: skip
 
     return training.fit(
-        data, Tiny(), settings=settings, seed=3, folder=folder,
-        fingerprint=fingerprint or settings.model_dump(mode="json"), make_card=card,
+        data, network or Tiny(), settings=settings, seed=3, folder=folder,
+        fingerprint=fingerprint or settings.model_dump(mode="json"), make_card=card, **options,
     )  # fmt: skip
 
 
@@ -113,6 +116,13 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def always_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
+    epoch = training._Run._epoch
+
+    def each_step_saved(self: training._Run, display: Any) -> None:
+        self.settings = self.settings.model_copy(update={"checkpoint_minutes": 1e-9})
+        epoch(self, display)
+
+    monkeypatch.setattr(training._Run, "_epoch", each_step_saved)
 
 
 def curves(folder: Path) -> list[dict[str, str]]:
@@ -122,55 +132,6 @@ def curves(folder: Path) -> list[dict[str, str]]:
 
 def published(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "best.safetensors").read_bytes(), (folder / "curves.csv").read_bytes()
-
-
-def test_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(2, 3, 4, 4)
-    labels = torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
-    labels[0, :2] = 255
-    weights = torch.tensor([1.0, 0.5, 4.0])
-    loss, weight = loss_sums(logits, labels, weights)
-    expected = F.cross_entropy(logits, labels.long(), weights, ignore_index=255)
-    torch.testing.assert_close(loss / weight, expected)
-    assert float(weight) == pytest.approx(float(weights[labels[labels != 255].long()].sum()))
-
-
-def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
-    task = SegmentationTask(
-        Tiny(), mean=(100.0,) * 3, std=(50.0,) * 3, class_weights=(1.0, 2.0, 3.0),
-        learning_rate=0.1, weight_decay=0.0,
-    )  # fmt: skip
-    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    loss = task.training_step((images, torch.full((2, 8, 8), 255, dtype=torch.uint8)))
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss.detach()) == 0.0
-    gradients = [p.grad for p in task.network.parameters() if p.grad is not None]
-    assert len(gradients) == 6
-    assert all(float(g.abs().max()) == 0.0 for g in gradients)
-
-
-def test_only_weights_of_convolutions_decay() -> None:
-    task = SegmentationTask(
-        Tiny(), mean=(0.0,) * 3, std=(1.0,) * 3, class_weights=(1.0,) * 3,
-        learning_rate=0.1, weight_decay=0.3,
-    )  # fmt: skip
-    decayed, free = task.configure_optimizers().param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
-    assert [p.ndim for p in decayed["params"]] == [4, 4]
-    assert [p.ndim for p in free["params"]] == [1, 1, 1, 1]
-
-
-def test_learning_rate_rises_then_falls_to_zero() -> None:
-    factors = [learning_rate_factor(p / 100) for p in range(101)]
-    assert 0 < factors[0] < 0.05
-    top = int(np.argmax(factors))
-    assert 3 <= top <= 6
-    assert factors[top] > 0.98
-    assert factors[:top] == sorted(factors[:top])
-    assert factors[top:] == sorted(factors[top:], reverse=True)
-    assert factors[100] == 0.0
-    assert learning_rate_factor(1.3) == 0.0
 
 
 def test_averaged_weights_by_hand() -> None:
@@ -189,10 +150,8 @@ def test_averaged_weights_by_hand() -> None:
 
 
 def test_training_learns_and_leaves_weights_card_and_curves(shard: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(
-        update={"epochs": 25, "augment": "geometric", "learning_rate": 0.05}
-    )
-    summary = run(shard, tmp_path, settings)
+    settings = SETTINGS.model_copy(update={"epochs": 25, "learning_rate": 0.05})
+    summary = run(shard, tmp_path, settings, changes=AugmentationSettings())
     assert (summary.epochs, summary.steps) == (25, 50)
     assert summary.stopped_because == "all 25 epochs are done"
     assert summary.best_scores["mean_iou"] > 0.8
@@ -200,8 +159,8 @@ def test_training_learns_and_leaves_weights_card_and_curves(shard: Path, tmp_pat
     assert card.scores == summary.best_scores
     rows = curves(tmp_path)
     assert list(rows[0]) == [
-        "epoch", "step", "train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate",
-        "val_iou_water", "val_iou_olives", "val_iou_road",
+        "epoch", "step", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_miou",
+        "learning_rate", "val_iou_water", "val_iou_olives", "val_iou_road",
     ]  # fmt: skip
     assert [int(row["step"]) for row in rows] == list(range(2, 51, 2))
     best = max(rows, key=lambda row: float(row["val_miou"]))
@@ -219,10 +178,10 @@ def test_saved_scores_are_those_of_the_saved_weights(shard: Path, tmp_path: Path
     network = Tiny()
     network.load_state_dict(load_file(tmp_path / "best.safetensors"))
     network.eval()
-    data = TileData([ShardReader(shard)], SETTINGS, seed=3)
+    data = TileData([ShardReader(shard)], SETTINGS, AERIAL, seed=3)
     matrix = np.zeros((3, 3), np.int64)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
-    for images, labels in data.val_dataloader():
+    for images, labels in data.validation_batches():
         with torch.no_grad():
             mapped = network((images - mean) / std).argmax(1)
         known = labels != 255
@@ -253,15 +212,15 @@ def test_training_and_validation_compute_in_the_precision_asked_for(
 
 
 class KilledError(Exception):
-    """Stands for a SIGKILL after an epoch."""
+    """Stands for a SIGKILL after a checkpoint."""
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     save = training._Run._save
 
-    def saved_then_killed(self: training._Run, at_once: bool) -> None:
-        save(self, at_once)
-        if self.state.epoch == epoch:
+    def saved_then_killed(self: training._Run) -> None:
+        save(self)
+        if self.state.step == step:
             raise KilledError
 
     monkeypatch.setattr(training._Run, "_save", saved_then_killed)
@@ -269,31 +228,45 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 @pytest.mark.usefixtures("always_saved")
 @pytest.mark.parametrize(
-    "limits", [{}, {"max_steps": 7}, {"patience": 1}], ids=["epochs", "max_steps", "patience"]
-)
+    "changed",
+    [
+        {},
+        {"iterations": 7},
+        {"patience": 1},
+        {"validate_every": 3},
+        {"accumulate": 2, "batch_size": 2, "optimizer": "SGD", "gradient_clip": 0.1,
+         "optimizer_options": {"momentum": 0.9}, "schedule": "one_cycle"},
+        {"oversample": 1.0, "shuffle": "local", "average_weights": False},
+        {"loss": {"focal": 1.0, "dice": 0.5}, "label_smoothing": 0.1},
+    ],
+    ids=["epochs", "iterations", "patience", "validate_every", "accumulate", "oversample", "loss"],
+)  # fmt: skip
 def test_a_killed_run_ends_with_the_same_bytes(
     shard: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    limits: dict[str, Any],
+    changed: dict[str, Any],
 ) -> None:
-    settings = SETTINGS.model_copy(update=limits)
+    """Killed after each of the first steps: at an epoch's end and in its middle."""
+    settings = SETTINGS.model_copy(update=changed)
     whole = run(shard, tmp_path / "whole", settings)
-    for epoch in (1, 2):
+    for step in (1, 2, 3, 4, 5):
         with monkeypatch.context() as patch:
-            kill_after(patch, epoch)
-            with pytest.raises(KilledError):
+            kill_after(patch, step)
+            try:
                 run(shard, tmp_path / "killed", settings)
+            except KilledError:
+                continue
     # Snakemake removes the results of a job that failed; what is needed is in last.ckpt.
     for name in ("best.safetensors", "curves.csv"):
-        (tmp_path / "killed" / name).unlink()
+        (tmp_path / "killed" / name).unlink(missing_ok=True)
     torch.rand(5)
     with caplog.at_level(logging.INFO, "pipeline"):
         resumed = run(shard, tmp_path / "killed", settings)
     assert resumed == whole
     assert published(tmp_path / "killed") == published(tmp_path / "whole")
-    assert ("going on after epoch 2" in caplog.text) == (whole.epochs > 2)
+    assert "going on after" in caplog.text or "trained already" in caplog.text
 
 
 def test_sigkill_at_any_moment_leaves_a_run_that_ends_with_the_same_bytes(
@@ -373,40 +346,87 @@ def test_code_in_a_last_checkpoint_is_never_run(
     assert not (tmp_path / "harmed").exists()
 
 
+class Spoilt(nn.Module):
+    """A loss that is no number, of chosen tiles or of all, from a step on."""
+
+    def __init__(self, loss: nn.Module, spoils: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.loss, self.spoils = loss, spoils
+
+    def weight(self, labels: torch.Tensor) -> torch.Tensor:
+        weight: torch.Tensor = self.loss.weight(labels)  # type: ignore[operator]
+        return weight
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> Any:
+        terms = self.loss(logits, labels)
+        return terms._replace(pixels=terms.pixels * self.spoils(labels))
+
+
+def spoil(
+    monkeypatch: pytest.MonkeyPatch, spoils: Callable[[training._Run, torch.Tensor], bool]
+) -> None:
+    begin = training._Run.__init__
+
+    def spoilt(self: training._Run, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self.loss = Spoilt(  # type: ignore[assignment]
+            self.loss,
+            lambda labels: torch.tensor(math.nan if spoils(self, labels) else 1.0),
+        )
+
+    monkeypatch.setattr(training._Run, "__init__", spoilt)
+
+
 @pytest.mark.usefixtures("always_saved")
 def test_a_loss_that_is_no_number_ends_training_and_keeps_the_best(
     shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = SegmentationTask.training_step
-    calls = 0
-
-    def spoiled(self: SegmentationTask, batch: Any, batch_idx: int = 0) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return step(self, batch) * (math.nan if calls > 3 else 1.0)
-
-    monkeypatch.setattr(SegmentationTask, "training_step", spoiled)
+    spoil(monkeypatch, lambda run, labels: run.state.step == 3)
     with pytest.raises(TrainingError, match="the loss is nan after 3 steps") as error:
         run(shard, tmp_path)
     assert "epoch 1, mIoU" in error.value.items[0]
+    assert error.value.items[1] == "The loss of every tile is no number: the weights are at fault."
     assert "learning_rate" in error.value.remedy
     assert checkpoint.read_card(tmp_path / "best.safetensors").scores["epoch"] == 1
     assert len(curves(tmp_path)) == 1
 
 
+def test_a_loss_that_is_no_number_tells_its_tile(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = ShardReader(shard).read(5).label
+
+    def is_bad(run: training._Run, labels: torch.Tensor) -> bool:
+        return any((tile.numpy() == bad).all() for tile in labels)
+
+    spoil(monkeypatch, is_bad)
+    settings = SETTINGS.model_copy(update={"batch_size": 3, "accumulate": 2})
+    with pytest.raises(TrainingError) as error:
+        run(
+            shard, tmp_path, settings, changes=AugmentationSettings(preset="none"),
+            name_of=lambda sheet, position: f"tile {position} of {sheet}",
+        )  # fmt: skip
+    same = [n for n in range(8) if (ShardReader(shard).read(n).label == bad).all()]
+    told = {f"The loss of this tile is no number: tile {number} of a" for number in same}
+    assert error.value.items[0] == "There are no weights yet."
+    assert set(error.value.items[1:]) <= told
+    assert len(error.value.items) >= 2
+
+
 def test_patience_ends_training(
     shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = training._Run._scores
+    scores = validation.scores
+    fallen = itertools.count(1)
 
-    def falling(self: training._Run) -> dict[str, Any]:
-        return scores(self) | {"mean_iou": 1 / self.state.epoch}
+    def falling(*arguments: Any) -> dict[str, Any]:
+        return scores(*arguments) | {"mean_iou": 1 / next(fallen)}
 
-    monkeypatch.setattr(training._Run, "_scores", falling)
+    monkeypatch.setattr(validation, "scores", falling)
     settings = SETTINGS.model_copy(update={"epochs": 9, "patience": 3})
     summary = run(shard, tmp_path, settings)
     assert (summary.best_epoch, summary.epochs) == (1, 4)
-    assert summary.stopped_because == "validation mIoU has not risen for 3 epochs"
+    assert summary.stopped_because == "validation mIoU has not risen in 3 validations"
 
 
 class Clock:
@@ -419,14 +439,11 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("steps_an_epoch", "validated"), [(2, 4), (80, 4)])
+@pytest.mark.parametrize("batch", [4, 1])
 def test_a_run_limited_by_time_anneals_and_validates_at_its_end(
-    shard: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    steps_an_epoch: int,
-    validated: int,
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
+    """Validations come by the clock: neither after each short epoch nor only after a long one."""
     clock = Clock()
     monkeypatch.setattr(training, "time", clock)
     monkeypatch.setattr(training, "ROUNDS", 3)
@@ -437,38 +454,160 @@ def test_a_run_limited_by_time_anneals_and_validates_at_its_end(
         return step(self, *arguments)
 
     monkeypatch.setattr(training._Run, "_step", slow)
-    batch = 4 if steps_an_epoch == 2 else 1
-    settings = SETTINGS.model_copy(update={"epochs": 1000, "max_minutes": 2.0, "batch_size": batch})
-    if steps_an_epoch == 80:
-        order = TileData.train_dataloader
-
-        def long(self: TileData) -> Any:
-            loader = order(self)
-            loader.sampler.tiles = 8  # type: ignore[attr-defined]
-            return _Repeated(loader, 10)
-
-        monkeypatch.setattr(TileData, "train_dataloader", long)
+    settings = SETTINGS.model_copy(update={"epochs": None, "max_minutes": 2.0, "batch_size": batch})
     summary = run(shard, tmp_path, settings)
     assert summary.steps == 24  # 2 minutes of 5 s
     assert summary.stopped_because == "max_minutes (2) is reached"
     rows = curves(tmp_path)
-    scored = [row for row in rows if row["val_miou"]]
-    assert rows[-1]["val_miou"]
-    assert 3 <= len(scored) <= validated
+    assert [int(row["step"]) for row in rows] == [9, 18, 24]
+    epochs = [4.5, 9.0, 12.0] if batch == 4 else [1.125, 2.25, 3.0]
+    assert [float(row["epoch"]) for row in rows] == epochs
     rates = [float(row["learning_rate"]) for row in rows]
+    assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.01 * SETTINGS.learning_rate
-    assert max(rates) > 0.5 * SETTINGS.learning_rate
 
 
-class _Repeated:
-    """An epoch that is as long as several."""
+def test_iterations_alone_are_not_limited_by_epochs(shard: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": None, "iterations": 105, "validate_every": 50})
+    summary = run(shard, tmp_path, settings)
+    assert (summary.steps, summary.epochs) == (105, 52)
+    assert summary.stopped_because == "iterations (105) are done"
+    assert [int(row["step"]) for row in curves(tmp_path)] == [50, 100, 105]
 
-    def __init__(self, loader: Any, times: int) -> None:
-        self.loader, self.times, self.sampler = loader, times, loader.sampler
 
-    def __len__(self) -> int:
-        return len(self.loader) * self.times
+@pytest.mark.parametrize("warning", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_same_bytes(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warning: signal.Signals
+) -> None:
+    whole = run(shard, tmp_path / "whole")
+    asked: list[list[str]] = []
 
-    def __iter__(self) -> Any:
-        for _ in range(self.times):
-            yield from self.loader
+    def scontrol(*arguments: str) -> str:
+        asked.append(list(arguments))
+        return "JobId=17 JobState=RUNNING"
+
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(interruption, "_scontrol", scontrol)
+    before = signal.getsignal(warning)
+
+    class Warner:
+        def stepped(self, step: int, *_: float) -> None:
+            if step == 3:
+                os.kill(os.getpid(), warning)
+
+        def validated(self, _: Any) -> None: ...
+
+        def closed(self) -> None: ...
+
+    with pytest.raises(InterruptedTrainingError, match="after 4 steps") as error:
+        run(shard, tmp_path / "warned", followers=[Warner()])
+    assert error.value.exit_code == 75
+    assert warning.name in error.value.what
+    assert error.value.items == ("SLURM starts job 17 again.",)
+    assert asked == [["show", "job", "17", "--oneliner"], ["requeue", "17"]]
+    assert signal.getsignal(warning) == before
+    assert run(shard, tmp_path / "warned") == whole
+    assert published(tmp_path / "warned") == published(tmp_path / "whole")
+
+
+def test_a_cancelled_job_is_not_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scontrol(*arguments: str) -> str:
+        assert arguments[0] == "show"
+        return "JobId=17 JobState=CANCELLED Reason=None"
+
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(interruption, "_scontrol", scontrol)
+    assert interruption.ask_for_requeue() == "Job 17 was cancelled and is not requeued."
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert interruption.ask_for_requeue() == ""
+
+
+class WithEncoder(nn.Module):
+    """An encoder with batch statistics, and what comes after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.encoder(images))
+        return logits
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics_until_its_epochs_are_over(
+    shard: Path, tmp_path: Path
+) -> None:
+    network = WithEncoder()
+    first = {k: v.clone() for k, v in network.encoder.state_dict().items()}
+    frozen: list[bool] = []
+
+    class Watcher:
+        def validated(self, told: Any) -> None:
+            now = network.encoder.state_dict()
+            frozen.append(all(torch.equal(now[k], v) for k, v in first.items()))
+
+        def stepped(self, *_: float) -> None: ...
+
+        def closed(self) -> None: ...
+
+    settings = SETTINGS.model_copy(update={"freeze_encoder": 2, "encoder_rate": 0.1})
+    run(shard, tmp_path, settings, network=network, followers=[Watcher()])
+    assert frozen == [True, True, False, False]
+    assert not torch.equal(network.encoder.state_dict()["0.weight"], first["0.weight"])
+
+
+def test_a_network_without_an_encoder_cannot_freeze_it(shard: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"training\.freeze_encoder"):
+        run(shard, tmp_path, SETTINGS.model_copy(update={"freeze_encoder": 1}))
+
+
+def test_followers_are_told_of_steps_validations_and_the_end(shard: Path, tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    class Teller:
+        def stepped(self, step: int, *_: float) -> None:
+            told.append(step)
+
+        def validated(self, validation: Any) -> None:
+            told.append(validation)
+
+        def closed(self) -> None:
+            told.append("end")
+
+    settings = SETTINGS.model_copy(update={"epochs": 2, "sample_tiles": 3})
+    run(shard, tmp_path, settings, followers=[Teller()])
+    assert [t if isinstance(t, int | str) else "validation" for t in told] == [
+        1, 2, "validation", 3, 4, "validation", "end",
+    ]  # fmt: skip
+    last = told[-2]
+    assert last.matrix.sum() == 4 * 30 * SIDE
+    assert list(last.classes) == list(CLASSES)
+    assert len(last.rows) == 2
+    assert last.row is last.rows[-1]
+    assert last.samples.names == ["sheet a, tile 8", "sheet a, tile 10", "sheet a, tile 11"]
+    assert last.samples.images.shape == (3, 3, SIDE, SIDE)
+    tile = ShardReader(shard).read(10)
+    assert (last.samples.labels[1] == tile.label).all()
+    assert last.samples.predictions.max() < 3
+    assert 33 <= last.samples.confidences.min() <= last.samples.confidences.max() <= 100
+    assert 0 <= last.row["waiting"] <= 1
+    assert 0 < last.row["train_accuracy"] <= 1
+
+
+def test_a_follower_may_end_the_training(shard: Path, tmp_path: Path) -> None:
+    ended: list[bool] = []
+
+    class Pruner:
+        def stepped(self, *_: float) -> None: ...
+
+        def validated(self, _: Any) -> None:
+            raise StopTraining("pruned")
+
+        def closed(self) -> None:
+            ended.append(True)
+
+    with pytest.raises(StopTraining, match="pruned"):
+        run(shard, tmp_path, followers=[Pruner()])
+    assert ended == [True]
+    assert len(curves(tmp_path)) == 1

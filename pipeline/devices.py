@@ -1,0 +1,86 @@
+"""Devices: which processes train together, and who starts them.
+
+Lightning's Fabric does the work. Under torchrun and under ``srun`` with several tasks the
+processes are there already and say how many they are; otherwise this process starts the others of
+its node.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+
+from pipeline.errors import SettingsError
+from pipeline.networks import resolve_precision
+
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def launched(
+    *, devices: Literal["auto"] | int, nodes: int, precision: str, deterministic: bool
+) -> lightning.Fabric:
+    """Start the processes of a training; behind this call each of them runs.
+
+    Args:
+        devices: Processes on each node, a GPU each; ``auto`` for all GPUs there are.
+        nodes: Number of nodes.
+        precision: As in ``training.precision``.
+        deterministic: Whether GPUs shall give the same bits each time.
+
+    Raises:
+        SettingsError: If there are not so many GPUs, or several nodes and nobody who has started
+            their processes.
+    """
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    own: list[Any] = []
+    around = _started_by(os.environ)
+    if around is not None:
+        count, nodes = around
+    else:
+        # In a job of one task Fabric would wait for tasks that SLURM never starts.
+        own = [LightningEnvironment()]
+        if nodes > 1:
+            raise SettingsError(
+                f"training.nodes: {nodes} nodes, but only this process was started.",
+                remedy="Start one task a GPU on each node with `srun`, or use torchrun.",
+            )
+        count = max(1, torch.cuda.device_count()) if devices == "auto" else devices
+    if kind == "cuda" and count > torch.cuda.device_count():
+        raise SettingsError(
+            f"training.devices: {count} on a node; it has {torch.cuda.device_count()} GPUs.",
+            remedy="Ask SLURM for as many (`gpus`), or write `auto`.",
+        )
+    if deterministic:
+        # cuBLAS wants to be told before its first call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    fabric = lightning.Fabric(
+        accelerator=kind,
+        devices=count,
+        num_nodes=nodes,
+        strategy="ddp" if count * nodes > 1 else "auto",
+        precision=_PRECISIONS[resolve_precision(precision, kind)],
+        plugins=own,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _started_by(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Processes a node and nodes as torchrun or srun started them; None where nobody did."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        local = int(environment["LOCAL_WORLD_SIZE"])
+        return local, int(environment["WORLD_SIZE"]) // local
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    # Inside a job script, before any srun, there is one process whatever the tasks.
+    if tasks > 1 and "SLURM_STEP_NUM_TASKS" in environment:
+        tasks = int(environment["SLURM_STEP_NUM_TASKS"])
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1")))
+        if tasks > 1:
+            return tasks // nodes, nodes
+    return None
