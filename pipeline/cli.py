@@ -149,6 +149,33 @@ def shard(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
 
 
 @app.command()
+def contact_sheet(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).")],
+    tiles: Annotated[int, typer.Option(min=1, max=100, help="Training tiles to show.")] = 6,
+    draws: Annotated[int, typer.Option(min=1, max=50, help="Epochs of each to show.")] = 5,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the run's own.")] = None,
+) -> None:
+    """Draw training tiles as the network sees them: as stored and augmented, with their labels.
+
+    Example: python -m pipeline contact-sheet --config my_run.yaml --out sheet.png
+    """
+    from pipeline import contact_sheet as drawing
+    from pipeline.publication import published
+
+    _, run = _run(config, claim=False)  # a look at other strengths leaves the run as it is
+    if out.suffix.lower() != ".png":
+        raise SettingsError(f"--out: {out} is no PNG.", remedy=f"Write {out.with_suffix('.png')}.")
+    settings = run.settings
+    content = drawing.contact_sheet(
+        run.paths, run.labelled_sheets, run.nomenclature, settings.training, settings.augmentation,
+        settings.seed if seed is None else seed, tiles=tiles, draws=draws,
+    )  # fmt: skip
+    with published(out) as (draft,):
+        draft.write_bytes(content)
+
+
+@app.command()
 def train(config: Config) -> None:
     """Train the network; go on where a killed training stopped.
 
@@ -309,6 +336,57 @@ def siose_summary(
 
 
 @app.command()
+def fetch_weights(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", help="Settings that name network, encoder and folder."),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", "-e", help="Encoder; may be repeated.")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option("--network", "-n", help="Network; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; `training.weights_dir` by default.")
+    ] = None,
+) -> None:
+    """Store ImageNet weights in a folder, on a machine with internet; jobs only read them.
+
+    What is there and whole stays as it is. Without --config, --encoder or --network say what is
+    wanted.
+
+    Example: python -m pipeline fetch-weights --config my_run.yaml
+
+    Example: python -m pipeline fetch-weights --encoder resnet18 --network segnet --out weights
+    """
+    training, tuning = _trained_by(config or [])
+    from pipeline.networks import weights_fetching as fetching
+
+    if encoder or network:
+        names = fetching.encoders_of(network or [training.network], encoder or [training.encoder])
+    else:
+        names = fetching.encoders_named(training, tuning)
+    fetching.fetch(names, out or training.weights_dir, lambda line: print(line, flush=True))
+
+
+@app.command()
+def networks(
+    bands: Annotated[int, typer.Option(min=1, max=8, help="Bands of the orthophotos.")] = 3,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 5,
+    encoder: Annotated[str, typer.Option(help="As `training.encoder`.")] = "resnet18",
+) -> None:
+    """Print the networks: papers, encoders, parameters and multiply-adds.
+
+    Example: python -m pipeline networks --bands 4 --classes 9 --encoder resnet50
+    """
+    from pipeline.networks import complexity
+
+    rows = list(complexity.registry(encoder, bands, classes))
+    progress.stdout.print(complexity.table(rows, bands, classes))
+
+
+@app.command()
 def doctor() -> None:
     """Tell what this machine has: libraries, devices, free disk and memory.
 
@@ -372,13 +450,21 @@ def _hyphenated(arguments: list[str]) -> list[str]:
     return [a.replace("_", "-") if a in names else a for a in arguments]
 
 
-def _run(paths: list[Path]) -> tuple[ModuleType, Run]:
+def _run(paths: list[Path], *, claim: bool = True) -> tuple[ModuleType, Run]:
     # Imported here: `--help` answers without dask and geopandas.
     from pipeline import stages
 
     run = stages.Run(config.load(*paths))
-    config.claim(run.settings)
+    if claim:
+        config.claim(run.settings)
     return stages, run
+
+
+def _trained_by(
+    paths: list[Path],
+) -> tuple[sections.TrainingSettings, sections.TuningSettings]:
+    settings = config.load(*paths) if paths else config.Settings()
+    return settings.training, settings.tuning
 
 
 def _opened(

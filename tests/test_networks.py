@@ -179,19 +179,6 @@ def test_segnet_says_that_it_brings_its_own_encoder(caplog: pytest.LogCaptureFix
     assert "segnet brings its own encoder, vgg16_bn" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("network", "encoder"), [("segnet", "vgg16_bn"), ("unet", "resnet18"), ("unet", "tu-resnet18")]
-)
-def test_published_weights_are_never_downloaded(
-    network: str, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(TrainingError, match=f"weights of {encoder} are not on this machine"):
-        make(network, encoder=encoder, weights="imagenet")
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_an_encoder_starts_from_a_files_weights(suffix: str, tmp_path: Path) -> None:
     donor = make("unet").get_submodule("network.encoder")

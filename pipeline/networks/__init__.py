@@ -11,22 +11,34 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SettingsError, TrainingError
+from pipeline.networks import weights_store
 from pipeline.networks.precision import autocast, resolve_precision
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NETWORKS", "NO_WEIGHTS", "autocast", "build", "encoder_of", "resolve_precision"]
+__all__ = [
+    "IMAGENET",
+    "NETWORKS",
+    "NO_WEIGHTS",
+    "autocast",
+    "build",
+    "encoder_of",
+    "resolve_precision",
+]
 
 MOST_BANDS = 8
 NO_WEIGHTS = "none"
 """Value of ``training.encoder_weights`` for an encoder that starts from random numbers."""
+IMAGENET = "imagenet"
+"""Value of ``training.encoder_weights`` for the published ImageNet weights of the encoder."""
 
 Builder = Callable[[str, str, int, int], "torch.nn.Module"]
-"""Encoder, its weights, bands, classes -> network."""
+"""Encoder, the file of its weights (or ``none``), bands, classes -> network."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,51 +48,101 @@ class Architecture:
     """One entry of the registry.
 
     Attributes:
+        title: Its name in print.
+        paper: Who published it.
         build: Makes the network; imports what it needs.
         encoder: The encoder that is part of the network; empty where any may be chosen.
+        suggested: An encoder that surely serves.
+        pretrained: Whether its encoder was ever published with ImageNet weights.
+        least_batch: Images that a step of training needs at least: 2 where a feature of the whole
+            image is normalised over the batch.
     """
 
+    title: str
+    paper: str
     build: Builder
     encoder: str = ""
+    suggested: str = "resnet18"
+    pretrained: bool = True
+    least_batch: int = 1
 
 
 def _segnet(encoder: str, encoder_weights: str, bands: int, classes: int) -> torch.nn.Module:
     from pipeline.networks.segnet import SegNet
-    from pipeline.networks.weights import load_vgg16_weights
+    from pipeline.networks.weights import start_encoder
 
     network = SegNet(bands, classes)
     if encoder_weights != NO_WEIGHTS:
-        load_vgg16_weights(network.encoder, encoder_weights)
+        start_encoder(network.encoder, encoder, Path(encoder_weights))
     return network
 
 
-def _smp(architecture: str) -> Architecture:
-    def build_smp(encoder: str, encoder_weights: str, bands: int, classes: int) -> torch.nn.Module:
+def _enet(encoder: str, encoder_weights: str, bands: int, classes: int) -> torch.nn.Module:
+    from pipeline.networks.enet import ENet
+    from pipeline.networks.weights import start_encoder
+
+    network = ENet(bands, classes)
+    if encoder_weights != NO_WEIGHTS:
+        start_encoder(network.encoder, encoder, Path(encoder_weights))
+    return network
+
+
+def _fcn(stride: int) -> Builder:
+    def build_it(encoder: str, encoder_weights: str, bands: int, classes: int) -> torch.nn.Module:
+        from pipeline.networks.segmentation_models import build_fcn
+
+        return build_fcn(stride, encoder, encoder_weights, bands, classes)
+
+    return build_it
+
+
+def _smp(architecture: str) -> Builder:
+    def build_it(encoder: str, encoder_weights: str, bands: int, classes: int) -> torch.nn.Module:
         from pipeline.networks.segmentation_models import build_architecture
 
         return build_architecture(architecture, encoder, encoder_weights, bands, classes)
 
-    return Architecture(build_smp)
+    return build_it
 
 
-# Of segmentation-models-pytorch, PSPNet is missing because two thirds of its encoder get no
-# gradient, PAN because it fails below 128 px, DPT because it takes few encoders and one size.
+_LONG = "Long et al. 2015"
+
 NETWORKS: dict[str, Architecture] = {
-    "segnet": Architecture(_segnet, encoder="vgg16_bn"),
-    "unet": _smp("Unet"),
-    "unetplusplus": _smp("UnetPlusPlus"),
-    "manet": _smp("MAnet"),
-    "linknet": _smp("Linknet"),
-    "fpn": _smp("FPN"),
-    "deeplabv3": _smp("DeepLabV3"),
-    "deeplabv3plus": _smp("DeepLabV3Plus"),
-    "upernet": _smp("UPerNet"),
-    "segformer": _smp("Segformer"),
-}
+    "segnet": Architecture(
+        "SegNet", "Badrinarayanan et al. 2017", _segnet, encoder="vgg16_bn"
+    ),
+    "fcn8s": Architecture("FCN-8s", _LONG, _fcn(8), suggested="vgg16"),
+    "fcn16s": Architecture("FCN-16s", _LONG, _fcn(16), suggested="vgg16"),
+    "fcn32s": Architecture("FCN-32s", _LONG, _fcn(32), suggested="vgg16"),
+    "enet": Architecture("ENet", "Paszke et al. 2016", _enet, encoder="enet", pretrained=False),
+    "unet": Architecture("U-Net", "Ronneberger et al. 2015", _smp("Unet")),
+    "unetplusplus": Architecture("UNet++", "Zhou et al. 2018", _smp("UnetPlusPlus")),
+    "manet": Architecture("MA-Net", "Fan et al. 2020", _smp("MAnet")),
+    "linknet": Architecture("LinkNet", "Chaurasia & Culurciello 2017", _smp("Linknet")),
+    "fpn": Architecture("FPN", "Kirillov et al. 2019", _smp("FPN")),
+    "pspnet": Architecture("PSPNet", "Zhao et al. 2017", _smp("PSPNet")),
+    "pan": Architecture("PAN", "Li et al. 2018", _smp("PAN"), least_batch=2),
+    "deeplabv3": Architecture("DeepLabV3", "Chen et al. 2017", _smp("DeepLabV3"), least_batch=2),
+    "deeplabv3plus": Architecture(
+        "DeepLabV3+", "Chen et al. 2018", _smp("DeepLabV3Plus"), least_batch=2
+    ),
+    "upernet": Architecture("UPerNet", "Xiao et al. 2018", _smp("UPerNet"), least_batch=2),
+    "segformer": Architecture("SegFormer", "Xie et al. 2021", _smp("Segformer")),
+    "dpt": Architecture(
+        "DPT", "Ranftl et al. 2021", _smp("DPT"),
+        suggested="tu-vit_small_patch16_224",
+    ),
+}  # fmt: skip
 
 
 def build(
-    network: str, *, encoder: str, encoder_weights: str, bands: int, classes: int
+    network: str,
+    *,
+    encoder: str,
+    encoder_weights: str,
+    bands: int,
+    classes: int,
+    weights_dir: Path | None = None,
 ) -> torch.nn.Module:
     """Build a network.
 
@@ -88,10 +150,11 @@ def build(
         network: A key of :data:`NETWORKS`.
         encoder: Encoder of segmentation-models-pytorch, or ``tu-`` and a timm model; not used by
             networks that bring their own (see :func:`encoder_of`).
-        encoder_weights: ``none``; ``imagenet``, from the local cache only; or a file
+        encoder_weights: ``none``; ``imagenet``, from ``weights_dir`` only; or a file
             (.safetensors, .pth, .pt) with the state dict of the encoder or of a whole network.
         bands: Bands of the orthophotos, 1 to 8.
         classes: Number of classes.
+        weights_dir: Folder that ``fetch-weights`` has filled; nothing is ever downloaded here.
 
     Returns:
         A float32 network on the CPU, in training mode: ``(N, bands, H, W)`` to logits
@@ -118,6 +181,13 @@ def build(
             "%s brings its own encoder, %s; training.encoder (%s) is for other networks",
             network, used, encoder,
         )  # fmt: skip
+    if encoder_weights == IMAGENET:
+        if not architecture.pretrained:
+            raise SettingsError(
+                f"training.encoder_weights: {used} was never published with ImageNet weights.",
+                remedy="Write none, or name a state dict file.",
+            )
+        encoder_weights = str(weights_store.weights_file(weights_dir, used))
     return architecture.build(used, encoder_weights, bands, classes)
 
 

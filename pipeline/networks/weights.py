@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: published ones already on this machine, or a file's."""
+"""Weights that an encoder starts from: state dicts read from files, and made to fit its bands."""
 
 from __future__ import annotations
 
@@ -11,58 +11,22 @@ from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
 
-IMAGENET = "imagenet"
-"""Value of ``training.encoder_weights`` for the published ImageNet weights of the encoder."""
-
-# segmentation-models-pytorch's own entry for vgg16_bn, repeated so that SegNet need not import it.
-_VGG16 = ("smp-hub/vgg16_bn.imagenet", "2c186d02fb519e93219a99a1c2af6295aef0bf0d")
-
 # A state dict of a whole network holds its encoder under one of these; the longest comes first.
 _PREFIXES = ("network.encoder.", "encoder.", "module.", "")
 
 
-def load_vgg16_weights(encoder: nn.Module, weights: str) -> None:
-    """Give SegNet's encoder published or a file's weights.
+def start_encoder(encoder: nn.Module, name: str, path: Path) -> None:
+    """Give an encoder a file's weights.
 
     Args:
-        encoder: :class:`pipeline.networks.segnet.Vgg16Encoder`.
-        weights: ``imagenet`` or a file.
+        encoder: The encoder of any network.
+        name: Its name, for messages.
+        path: As in :func:`read_weights`.
 
     Raises:
-        TrainingError: As in :func:`cached_weights` and :func:`load_encoder_weights`.
+        TrainingError: As in :func:`read_weights` and :func:`load_encoder_weights`.
     """
-    path = cached_weights("vgg16_bn", *_VGG16) if weights == IMAGENET else Path(weights)
-    load_encoder_weights(encoder, read_weights(path), f"vgg16_bn from {path}")
-
-
-def cached_weights(encoder: str, repository: str, revision: str | None = None) -> Path:
-    """Find published weights in the local cache; nothing is ever downloaded.
-
-    Args:
-        encoder: Its name, for the message.
-        repository: Repository of the Hugging Face hub.
-        revision: Commit of it; the newest in the cache where left out.
-
-    Raises:
-        TrainingError: If they are not on this machine.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            found = hf_hub_download(repository, name, revision=revision, local_files_only=True)
-        except LocalEntryNotFoundError:
-            continue
-        return Path(found)
-    raise TrainingError(
-        f"training.encoder_weights: the ImageNet weights of {encoder} are not on this machine.",
-        [f"looked for: {repository}{f' at {revision}' if revision else ''} in the hub's cache"],
-        "Fetch them where there is internet (huggingface-cli download "
-        f"{repository}{f' --revision {revision}' if revision else ''}), copy the cache folder here "
-        "and name it in HF_HOME; or name a state dict file; or train from scratch with "
-        "`encoder_weights: none`.",
-    )
+    load_encoder_weights(encoder, read_weights(path), f"{name} from {path}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -109,9 +73,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_encoder_weights(encoder: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights into an encoder, for any number of bands.
 
-    Weights of RGB images serve other bands by repeating red, green, blue, red... scaled so that
-    the first layer's response keeps its size; a single band gets their sum. Layers that only a
-    classifier has are left out.
+    Weights of RGB images serve other bands as in :func:`for_bands`. Layers that only a classifier
+    has are left out. Names may be those of the encoder here, of a whole network that has it, or of
+    timm's classifier.
 
     Args:
         encoder: The encoder.
@@ -123,19 +87,19 @@ def load_encoder_weights(encoder: nn.Module, weights: Mapping[str, Tensor], sour
     """
     wanted = encoder.state_dict()
     given = _of_encoder(weights, set(wanted))
+    alike = {_alike(name): value for name, value in given.items()}
     found: dict[str, Tensor] = {}
     wrong = []
-    adapted = False
     for name, tensor in wanted.items():
-        if name not in given:
+        value = given.get(name, alike.get(_alike(name)))
+        if value is None:
             if name.endswith("num_batches_tracked"):  # weights from before torch 0.4.1 lack it
                 found[name] = tensor
             else:
                 wrong.append(f"{name}: is missing")
             continue
-        value = given[name]
-        if not adapted and _only_bands_differ(value, tensor):
-            value, adapted = for_bands(value, tensor.shape[1]), True
+        if _only_bands_differ(value, tensor):
+            value = for_bands(value, tensor.shape[1])
         if value.shape != tensor.shape:
             wrong.append(f"{name}: is {tuple(value.shape)}, needs {tuple(tensor.shape)}")
         found[name] = value
@@ -151,6 +115,9 @@ def load_encoder_weights(encoder: nn.Module, weights: Mapping[str, Tensor], sour
 
 def for_bands(kernel: Tensor, bands: int) -> Tensor:
     """Make the kernel of a first convolution fit another number of bands.
+
+    One band gets the sum of red, green and blue; more bands repeat them in turn (red, green, blue,
+    red...), scaled by the share of bands, so that the response to equal bands keeps its size.
 
     Args:
         kernel: Shape ``(features, given bands, rows, columns)``.
@@ -170,6 +137,7 @@ def for_bands(kernel: Tensor, bands: int) -> Tensor:
 
 def _of_encoder(weights: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     """The entries below the prefix under which most of the wanted layers are."""
+    alike = {_alike(name) for name in wanted}
     best: dict[str, Tensor] = {}
     most = -1
     for prefix in _PREFIXES:
@@ -178,9 +146,16 @@ def _of_encoder(weights: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Te
             for name, value in weights.items()
             if name.startswith(prefix)
         }
-        if len(part.keys() & wanted) > most:
-            best, most = part, len(part.keys() & wanted)
+        fitting = len({_alike(name) for name in part} & alike)
+        if fitting > most:
+            best, most = part, fitting
     return best
+
+
+def _alike(name: str) -> str:
+    # timm's features are called `model.stages_0.blocks.0...` where its classifiers, and so its
+    # published files, have `stages.0.blocks.0...`.
+    return name.removeprefix("model.").replace("_", ".")
 
 
 def _only_bands_differ(given: Tensor, wanted: Tensor) -> bool:
