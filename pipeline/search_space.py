@@ -11,6 +11,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -23,6 +24,52 @@ SEARCHED = ("training", "augmentation")
 
 # A loss is no score of another loss.
 _SHAPES_LOSS = ("loss", "focal_gamma", "label_smoothing", "class_weights")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a search may try of one setting.
+
+    Attributes:
+        low: Least value of a range.
+        high: Greatest value of a range.
+        log: Whether a range is even in the logarithm.
+        step: Distance of a range's values; None where any value may be tried.
+        whole: Whether a range has whole numbers only.
+        choices: Labels of a list's choices and what each stands for; empty for a range.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    whole: bool = False
+    choices: Mapping[Any, Any] = field(default_factory=dict)
+
+    def labels(self) -> list[Any]:
+        """All that can be tried, as a study stores it; of ranges with a step and lists."""
+        if self.choices:
+            return list(self.choices)
+        found = steps(Range(low=self.low, high=self.high, step=self.step))
+        return [int(value) for value in found] if self.whole else found
+
+    def value(self, stored: object) -> Any:  # noqa: ANN401 - settings have many types
+        """What the setting is to be, from what the study stores."""
+        return self.choices[stored] if self.choices else stored
+
+
+def axes(tuning: TuningSettings, sections: Mapping[str, Section]) -> dict[str, Axis]:
+    """What is searched, by dotted name; the settings are checked by :func:`mistakes`."""
+    found = {}
+    for key, entry in tuning.space.items():
+        name, _, setting = key.partition(".")
+        if isinstance(entry, Range):
+            is_whole = bool(whole(sections[name], setting))
+            step = 1.0 if is_whole and not entry.log and entry.step is None else entry.step
+            found[key] = Axis(entry.low, entry.high, entry.log, step, is_whole)
+        else:
+            found[key] = Axis(choices=choices(sections[name], setting, entry))
+    return found
 
 
 def mistakes(
@@ -43,10 +90,10 @@ def mistakes(
     for key, entry in tuning.space.items():
         name, _, rest = key.partition(".")
         where = f"tuning.space.{key}"
-        field = rest.partition(".")[0]
+        own = rest.partition(".")[0]
         if problem := _unknown(key, sections, others):
             wrong.append(f"{where}: {problem}")
-        elif field in getattr(sections[name], "result_ignores", ()):
+        elif own in getattr(sections[name], "result_ignores", ()):
             wrong.append(f"{where}: changes nothing of the result; leave it out")
         elif problem := _entry(entry, whole(sections[name], rest), tuning.sampler == "grid"):
             wrong.append(f"{where}: {problem}")
@@ -67,7 +114,7 @@ def mistakes(
             "write mean_iou or overall_accuracy"
         )
     if not wrong and tuning.space and tuning.sampler == "grid":
-        count = math.prod(len(steps(entry)) for entry in tuning.space.values())
+        count = math.prod(len(axis.labels()) for axis in axes(tuning, sections).values())
         if count > tuning.trials:
             wrong.append(
                 f"tuning.trials: the grid has {count} cells, more than {tuning.trials} trials; "
@@ -157,18 +204,18 @@ def whole(section: Section, setting: str) -> bool | None:
 def _unknown(key: str, sections: Mapping[str, Section], others: Sequence[str]) -> str:
     """Why a key names nothing that can be searched; empty if it does."""
     name, _, rest = key.partition(".")
-    known = [f"{s}.{field}" for s, kind in sections.items() for field in type(kind).model_fields]
+    known = [f"{s}.{own}" for s, kind in sections.items() for own in type(kind).model_fields]
     if name in others:
         return f"cannot be searched, only settings of {' and '.join(sections)} can"
     for section, kind in sections.items():
         if key in type(kind).model_fields:
             return f"is not a setting; write '{section}.{key}'"
-    field, _, part = rest.partition(".")
-    if f"{name}.{field}" not in known:
+    own, _, part = rest.partition(".")
+    if f"{name}.{own}" not in known:
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
         return "is not a setting" + (f"; did you mean {near[0]!r}?" if near else "")
-    if "." in part or (part and not isinstance(getattr(sections[name], field), dict)):
-        return f"is not a setting; {name}.{field} has no parts"
+    if "." in part or (part and not isinstance(getattr(sections[name], own), dict)):
+        return f"is not a setting; {name}.{own} has no parts"
     return ""
 
 
@@ -194,7 +241,7 @@ def _entry(entry: Range | list[Any], whole_numbers: bool | None, grid: bool) -> 
         return f"low is more than 0 where log is true, not {entry.low:g}"
     if entry.step is not None and entry.step > entry.high - entry.low:
         return f"a step of {entry.step:g} is longer than the range"
-    if grid and entry.step is None:
+    if grid and entry.step is None and (entry.log or not whole_numbers):
         return "has no steps, and a grid needs them: write step, or a list of values"
     return ""
 

@@ -70,6 +70,10 @@ ORDER = [
     "parallel",
     "following",
     "diagnosis",
+    "heartbeats",
+    "tuning_methods",
+    "tuning_study",
+    "tuning",
     "networks",
     "checkpoint",
     "draws",
@@ -135,6 +139,7 @@ HOMES = {
     },
     "lightning": {"batches", "devices", "training", "validation"},
     "segmentation_models_pytorch": {"networks", "losses"},
+    "optuna": {"tuning_methods", "tuning_study", "tuning"},
     "snakemake": set(),
     "typer": {"cli"},
 }
