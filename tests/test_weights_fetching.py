@@ -167,8 +167,9 @@ def test_all_that_cannot_be_fetched_is_told_at_the_end(offered: Offered, tmp_pat
     given = weights_of(ENCODER, 1.0)
     offered[f"second {ENCODER}"] = lambda: given
     with pytest.raises(TrainingError) as raised:
-        fetch([other, ENCODER, third], tmp_path, lambda _: None)
+        fetch(["resnt18", other, ENCODER, third], tmp_path, lambda _: None)
     assert raised.value.items == (
+        "resnt18: training.encoder: there is no encoder 'resnt18'; did you mean 'resnet18'?",
         f"{other}: first {other}: no route",
         f"{other}: second {other}: invalid hash",
         f"{third}: first {third}: cannot be reached, as above",
@@ -401,7 +402,9 @@ def test_the_settings_name_the_encoders() -> None:
     assert encoders_named(training(encoder_weights="none"), search) == expected
     with pytest.raises(SettingsError, match="nothing to fetch"):
         encoders_named(training(encoder_weights="none"), nothing)
-    assert encoders_of(["unet", "fpn"], ["resnet18"]) == ["resnet18"]
+    assert encoders_of(["unet", "fpn", "enet"], ["resnet18"]) == ["resnet18"]
+    with pytest.raises(SettingsError, match="enet starts from no published weights"):
+        encoders_of(["enet"], ["resnet18"])
 
 
 def test_the_command_takes_settings_or_names(

@@ -117,14 +117,15 @@ def for_bands(kernel: Tensor, bands: int) -> Tensor:
     """Make the kernel of a first convolution fit another number of bands.
 
     One band gets the sum of red, green and blue; more bands repeat them in turn (red, green, blue,
-    red...), scaled by the share of bands, so that the response to equal bands keeps its size.
+    red...), scaled by the share of bands, so that the response keeps its size.
 
     Args:
         kernel: Shape ``(features, given bands, rows, columns)``.
         bands: Bands wanted.
 
     Returns:
-        Shape ``(features, bands, rows, columns)``; equal bands give the same response as before.
+        Shape ``(features, bands, rows, columns)``. Of 1, 3 or 6 equal bands the response is what
+        it was to grey; of other numbers, about that.
 
     Source:
         The rule of segmentation-models-pytorch and timm.

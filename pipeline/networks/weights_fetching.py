@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import networks
 from pipeline.errors import SettingsError, TrainingError
@@ -55,10 +55,16 @@ def encoders_of(architectures: Sequence[str], encoders: Sequence[str]) -> list[s
     """The encoders of some networks: their own, or the chosen ones; each once.
 
     Raises:
-        SettingsError: If a network does not exist.
+        SettingsError: If a network does not exist, or none of them has published weights.
     """
-    every = [networks.encoder_of(network, one) for network in architectures for one in encoders]
-    return list(dict.fromkeys(name for name in every if name))
+    every = [(name, networks.encoder_of(name, one)) for name in architectures for one in encoders]
+    found = [encoder for name, encoder in every if networks.NETWORKS[name].pretrained]
+    if not found:
+        raise SettingsError(
+            f"training.network: {', '.join(architectures)} starts from no published weights.",
+            remedy="Write `encoder_weights: none`, or choose another network.",
+        )
+    return list(dict.fromkeys(found))
 
 
 def fetch(encoders: Sequence[str], folder: Path, tell: Callable[[str], None]) -> None:
@@ -84,8 +90,10 @@ def fetch(encoders: Sequence[str], folder: Path, tell: Callable[[str], None]) ->
             own = "" if weights_store.record_of(path).is_file() else ", your own file"
             tell(f"{encoder}: is there ({path}{own})")
             continue
-        network = new_encoder(encoder)
-        given, reasons = _first_that_works(encoder, network, unreachable)
+        try:
+            given, reasons = _first_that_works(encoder, unreachable)
+        except SettingsError as error:  # no such encoder, or nothing published
+            given, reasons = None, [f"{encoder}: {error.what}"]
         if given is None:
             failed += reasons
             continue
@@ -103,10 +111,9 @@ def fetch(encoders: Sequence[str], folder: Path, tell: Callable[[str], None]) ->
         )
 
 
-def _first_that_works(
-    encoder: str, network: nn.Module, unreachable: set[str]
-) -> tuple[_Given | None, list[str]]:
+def _first_that_works(encoder: str, unreachable: set[str]) -> tuple[_Given | None, list[str]]:
     """Take an encoder's weights from the first source that has them; tell why others did not."""
+    network = new_encoder(encoder)
     reasons = []
     for source in sources_of(encoder, network):
         if source.site in unreachable:

@@ -101,7 +101,7 @@ def new_encoder(encoder: str) -> nn.Module:
     known = smp.encoders.get_encoder_names() if plain == encoder else timm.list_models()
     if plain not in known and not (plain != encoder and timm.is_model(plain)):
         raise SettingsError(
-            f"there is no encoder {encoder!r}{did_you_mean(plain, known)}",
+            f"training.encoder: there is no encoder {encoder!r}{did_you_mean(plain, known)}",
             remedy="Encoders are those of segmentation-models-pytorch, and tu- with a timm model.",
         )
     with warnings.catch_warnings():
