@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline import networks
 from pipeline.errors import SettingsError, TrainingError
-from pipeline.networks import NETWORKS, build, encoder_of, precision, resolve_precision
+from pipeline.networks import NETWORKS, build, encoder_of, fcn, precision, resolve_precision
 from pipeline.networks.padding import AnySize, padded
 from pipeline.networks.segnet import SegNet, Vgg16Encoder
+from pipeline.networks.trial import drop_idle
 from pipeline.networks.weights import for_bands, load_encoder_weights, read_weights
 
-CLASSES = 5
+BANDS, CLASSES = 4, 5
+OWN = ("segnet", "enet")
 
 
 @pytest.fixture(autouse=True)
@@ -30,50 +33,229 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def make(
-    network: str, bands: int = 3, encoder: str = "resnet18", weights: str = "none"
-) -> nn.Module:
+def settings_of(network: str) -> dict[str, str]:
+    encoder = "tu-vit_tiny_patch16_224" if network == "dpt" else "resnet18"
+    return {"encoder": encoder_of(network, encoder), "encoder_weights": "none"}
+
+
+def make(network: str, bands: int = 3, encoder: str = "", weights: str = "none") -> nn.Module:
     torch.manual_seed(0)
-    return build(network, encoder=encoder, encoder_weights=weights, bands=bands, classes=CLASSES)
+    chosen = encoder or settings_of(network)["encoder"]
+    return build(network, encoder=chosen, encoder_weights=weights, bands=bands, classes=CLASSES)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_takes_odd_sizes_and_trains_all_its_parameters(network: str) -> None:
-    module = make(network)
-    images = torch.randn(2, 3, 65, 97)
-    logits = module(images)
-    assert logits.shape == (2, CLASSES, 65, 97)
+@pytest.fixture(scope="module", params=NETWORKS)
+def trained(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
+    """Each network with four bands, after a step's gradients."""
+    torch.set_num_threads(1)
+    name: str = request.param
+    module = make(name, BANDS)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():  # FCN's scores start from zero, and let no gradient through
+                parameter.normal_(std=0.05)
+    logits = module(torch.randn(2, BANDS, 70, 93))
+    assert logits.shape == (2, CLASSES, 70, 93)
     assert logits.dtype == torch.float32
     # A sum of squares, not the mean: a final normalisation would have no gradient in its mean.
     logits.square().sum().backward()
-    without = [
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is None or not torch.isfinite(parameter.grad).all()
-    ]
-    assert without == []
-    reached = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
+    return name, module
+
+
+def test_every_parameter_of_every_network_gets_a_gradient(trained: tuple[str, nn.Module]) -> None:
+    _, module = trained
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    without = [name for name, grad in gradients.items() if grad is None]
+    endless = [n for n, grad in gradients.items() if grad is not None and not grad.isfinite().all()]
+    assert (without, endless) == ([], [])
+    reached = [grad is not None and bool(grad.any()) for grad in gradients.values()]
     assert sum(reached) > 0.6 * len(reached)  # zero: biases in front of a normalisation, dead ReLU
 
 
-@pytest.mark.parametrize("bands", [1, 4])
-@pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_takes_other_bands_and_is_deterministic_in_evaluation(
-    network: str, bands: int
+def test_every_network_has_an_encoder_of_its_own_parameters(
+    trained: tuple[str, nn.Module],
 ) -> None:
-    module = make(network, bands).eval()
-    images = torch.randn(1, bands, 65, 97)
+    _, module = trained
+    assert isinstance(module.encoder, nn.Module)
+    inner = {id(parameter) for parameter in module.encoder.parameters()}
+    others = [parameter for parameter in module.parameters() if id(parameter) not in inner]
+    assert inner <= {id(parameter) for parameter in module.parameters()}
+    assert inner
+    assert others
+    taking = [m for m in module.encoder.modules() if isinstance(m, nn.Conv2d)]
+    assert taking[0].in_channels == BANDS
+
+
+def test_every_network_is_deterministic_in_evaluation_and_looks_at_each_band(
+    trained: tuple[str, nn.Module],
+) -> None:
+    _, module = trained
+    module.eval()
+    images = torch.randn(1, BANDS, 33, 130)
     with torch.inference_mode():
         first, second = module(images), module(images)
-        other = module(images.roll(1, dims=1) if bands > 1 else images + 1)
-    assert first.shape == (1, CLASSES, 65, 97)
+        others = [module(images + torch.eye(BANDS)[band, None, :, None, None]) for band in (0, 3)]
+    assert first.shape == (1, CLASSES, 33, 130)
     assert torch.equal(first, second)
-    assert not torch.equal(first, other)  # the bands are looked at, each for itself
+    assert not any(torch.equal(first, other) for other in others)
 
 
-def test_an_encoder_of_timm_serves_a_unet() -> None:
-    logits = make("unet", encoder="tu-resnet18").eval()(torch.zeros(1, 3, 33, 40))
-    assert logits.shape == (1, CLASSES, 33, 40)
+def test_every_network_computes_in_bf16_and_in_channels_last(
+    trained: tuple[str, nn.Module],
+) -> None:
+    _, module = trained
+    module.eval()
+    images = torch.randn(1, BANDS, 70, 93)
+    with torch.inference_mode():
+        expected = module(images)
+        module.to(memory_format=torch.channels_last)
+        last = images.contiguous(memory_format=torch.channels_last)
+        other_order = module(last)
+        with precision.autocast("bf16", "cpu"):
+            short = module(last)
+        module.to(memory_format=torch.contiguous_format)
+    size = expected.abs().max().item()
+    torch.testing.assert_close(other_order, expected, rtol=1e-3, atol=1e-4 * size)
+    assert short.shape == expected.shape
+    assert (short.float() - expected).abs().mean() < 0.05 * size
+
+
+def test_every_network_is_the_same_from_its_state(trained: tuple[str, nn.Module]) -> None:
+    name, module = trained
+    torch.manual_seed(1)
+    other = build(name, **settings_of(name), bands=BANDS, classes=CLASSES)
+    missing = other.load_state_dict(module.state_dict())
+    assert not missing.missing_keys
+    images = torch.randn(1, BANDS, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(other.eval()(images), module.eval()(images))
+
+
+@pytest.mark.parametrize("bands", [1, 8])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_takes_other_bands(network: str, bands: int) -> None:
+    module = make(network, bands).eval()
+    with torch.inference_mode():
+        assert module(torch.randn(1, bands, 32, 40)).shape == (1, CLASSES, 32, 40)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_least_batches_are_as_told(network: str) -> None:
+    module = make(network)
+    if NETWORKS[network].least_batch == 1:
+        assert module(torch.randn(1, 3, 64, 64)).shape == (1, CLASSES, 64, 64)
+        return
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        module(torch.randn(1, 3, 64, 64))
+
+
+ENCODERS = [
+    "resnet18",
+    "mobilenet_v2",
+    "efficientnet-b0",
+    "vgg16_bn",
+    "mit_b0",
+    "densenet121",
+    "timm-tf_efficientnet_lite0",
+    "tu-resnet18",
+    "tu-convnext_atto",
+    "tu-mobilenetv3_small_050",
+    "tu-swin_tiny_patch4_window7_224",
+]
+
+
+# Encoders that cannot be dilated.
+UNDILATED = ("densenet", "inception", "vgg", "xception")
+UNFIT: dict[str, tuple[str, ...]] = {"deeplabv3": UNDILATED, "deeplabv3plus": UNDILATED}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("network", ["unet", "fcn8s"])
+def test_encoders_of_all_kinds_serve(
+    network: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcn, "HIDDEN", 32)
+    check_encoder(network, encoder)
+
+
+@pytest.mark.skipif("not os.environ.get('TESELA_ALL_ENCODERS')", reason="takes an hour")
+@pytest.mark.parametrize("encoder", smp.encoders.get_encoder_names())
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in (*OWN, "dpt")])
+def test_every_encoder_serves_or_says_why_not(network: str, encoder: str) -> None:
+    if any(encoder.startswith(kind) for kind in UNFIT.get(network, ())):
+        with pytest.raises(SettingsError, match=f"{encoder} cannot serve"):
+            make(network, encoder=encoder)
+    else:
+        check_encoder(network, encoder)
+
+
+def check_encoder(network: str, encoder: str) -> None:
+    module = make(network, BANDS, encoder)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+    logits = module(torch.randn(2, BANDS, 65, 64))
+    assert logits.shape == (2, CLASSES, 65, 64)
+    logits.square().sum().backward()
+    trainable = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
+    assert [name for name, grad in trainable.items() if grad is None] == []
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    assert frozen <= 1e-3 * sum(p.numel() for p in module.parameters())
+
+
+def test_a_transformer_made_for_one_size_takes_any() -> None:
+    module = make("dpt", encoder="tu-vit_tiny_patch16_224").eval()
+    with torch.inference_mode():
+        assert module(torch.randn(1, 3, 40, 100)).shape == (1, CLASSES, 40, 100)
+
+
+def test_pspnet_has_only_the_stages_that_it_uses() -> None:
+    module = make("pspnet")
+    inner = {name.split(".")[0] for name, _ in module.encoder.named_parameters()}
+    assert inner == {"conv1", "bn1", "layer1", "layer2"}
+
+
+def test_pan_enlarges_small_images_for_its_three_poolings() -> None:
+    module = make("pan")
+    assert isinstance(module, AnySize)
+    assert (module.stride, module.least) == (16, 128)
+    densely = make("pan", encoder="densenet121")
+    assert isinstance(densely, AnySize)
+    assert (densely.stride, densely.least) == (32, 256)  # cannot be dilated
+
+
+class WithIdleParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Conv2d(1, 2, 1)
+        self.never_run = nn.Sequential(nn.Conv2d(2, 9, 1), nn.BatchNorm2d(9))
+        self.thrown_away = nn.Conv2d(2, 2, 3)
+        self.looked_into = nn.Conv2d(2, 2, 1)
+        self.token = nn.Parameter(torch.zeros(5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.used(images)
+        self.thrown_away(logits)
+        return logits * self.looked_into.weight.shape[2]
+
+
+def test_idle_parts_go_and_what_cannot_go_is_frozen() -> None:
+    module = WithIdleParts()
+    module.used.eval()
+    images = torch.randn(1, 1, 6, 6)
+    expected = module(images)
+    drop_idle(module, images)
+    assert torch.equal(module(images), expected)
+    left = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    assert left == {
+        "used.weight": True,
+        "used.bias": True,
+        "token": False,
+        "looked_into.weight": False,
+        "looked_into.bias": False,
+    }
+    assert module.training
 
 
 def test_segnet_has_the_published_size() -> None:
@@ -154,7 +336,10 @@ def test_any_size_crops_back_to_the_same_pixels() -> None:
         ("unet", "resnet-18", "did you mean 'resnet18'"),
         ("unet", "tu-resnet_18", "did you mean 'resnet18'"),
         ("deeplabv3", "vgg16_bn", "cannot serve DeepLabV3"),
-        ("unet", "tu-swin_tiny_patch4_window7_224", "cannot serve Unet"),
+        ("unet", "tu-hiera_tiny_224", "cannot serve Unet"),
+        ("fcn16s", "tu-vit_tiny_patch16_224", "cannot serve FCN-16s"),
+        ("dpt", "resnet18", "takes encoders of timm only"),
+        ("dpt", "tu-vit_small_patch14_dinov2", "cannot serve DPT"),
     ],
 )
 def test_unknown_names_and_misfits_are_settings_errors(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def padded(images: Tensor, stride: int) -> Tensor:
+def padded(images: Tensor, stride: int, least: int = 0) -> Tensor:
     """Enlarge images at the right and the lower edge to whole multiples of the stride.
 
     The ground is mirrored there; where an image is too narrow to mirror, its last pixel repeats.
@@ -17,9 +16,11 @@ def padded(images: Tensor, stride: int) -> Tensor:
     Args:
         images: Shape ``(N, bands, H, W)``.
         stride: What height and width shall be multiples of.
+        least: What height and width shall be at least; a multiple of the stride.
     """
     height, width = images.shape[-2:]
-    down, right = -height % stride, -width % stride
+    down = max(-height % stride, least - height)
+    right = max(-width % stride, least - width)
     if not down and not right:
         return images
     mode = "reflect" if down < height and right < width else "replicate"
@@ -34,12 +35,14 @@ class AnySize(nn.Module):
     Args:
         network: Takes and gives ``(N, _, H, W)``.
         stride: What it wants H and W to be multiples of.
+        least: How many pixels it wants at least; a multiple of the stride.
     """
 
-    def __init__(self, network: nn.Module, stride: int) -> None:
+    def __init__(self, network: nn.Module, stride: int, least: int = 0) -> None:
         super().__init__()
         self.network = network
         self.stride = stride
+        self.least = least
 
     @property
     def encoder(self) -> nn.Module:
@@ -49,23 +52,5 @@ class AnySize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, classes, H, W)`` of images ``(N, bands, H, W)``."""
         height, width = images.shape[-2:]
-        logits: Tensor = self.network(padded(images, self.stride))
+        logits: Tensor = self.network(padded(images, self.stride, self.least))
         return logits[..., :height, :width]
-
-
-def works_on(network: nn.Module, bands: int, size: int) -> str:
-    """Try a network on one image of zeros.
-
-    Returns:
-        What the network complains about; empty where it works.
-    """
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            network(torch.zeros(1, bands, size, size))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    finally:
-        network.train(training)
-    return ""

@@ -1,25 +1,47 @@
-"""The architectures of segmentation-models-pytorch, behind the registry's call."""
+"""The architectures and encoders of segmentation-models-pytorch, behind the registry's call."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
+from torch import nn
 
 from pipeline.errors import SettingsError
 from pipeline.networks import NO_WEIGHTS, did_you_mean
-from pipeline.networks.padding import AnySize, works_on
-from pipeline.networks.weights import (
-    IMAGENET,
-    cached_weights,
-    load_encoder_weights,
-    read_weights,
-)
+from pipeline.networks.fcn import Fcn
+from pipeline.networks.padding import AnySize
+from pipeline.networks.trial import complaint_of, drop_idle
+from pipeline.networks.weights import read_weights, start_encoder
 
 TIMM = "tu-"
 """Prefix of an encoder that timm provides."""
+
+_FIXED_SIZE = {"strict_img_size": False}
+"""What frees timm's Swin transformers of the image size that they were published for."""
+
+_TRIAL_SIDE = 64
+
+# PAN pools its encoder's last features three times. DPT fuses features of strides 4 to 32.
+_PAN_POOLINGS = 8
+_DPT_STRIDE = 32
+
+# With these an encoder says that it lacks what an architecture asks of it.
+_MISFITS = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def build_architecture(
@@ -30,45 +52,133 @@ def build_architecture(
     Args:
         architecture: Class of segmentation-models-pytorch, ``Unet`` for instance.
         encoder: Name of the encoder; ``tu-`` and a timm model are encoders too.
-        encoder_weights: ``none``, ``imagenet`` or a file.
+        encoder_weights: ``none`` or a file.
         bands: Bands of the images.
         classes: Number of classes.
 
     Returns:
-        The network; it pads to the encoder's stride and crops back.
+        The network; it pads to the encoder's stride and crops back. What the logits do not depend
+        on is gone: the deep stages of PSPNet's encoder, the last layers of classifiers.
 
     Raises:
         SettingsError: If there is no such encoder, or it cannot serve this architecture.
-        TrainingError: If the weights are not on this machine or do not fit.
+        TrainingError: If the weights do not fit.
     """
-    _check_encoder(encoder)
-    options: dict[str, Any] = {"encoder_weights": None}
-    if encoder_weights == IMAGENET and encoder.startswith(TIMM):
-        # timm renames and adapts its weights itself, if told to take them from a file.
-        options = {
-            "encoder_weights": True,
-            "pretrained_cfg_overlay": {"file": str(_timm_weights(encoder))},
-        }
-    try:
-        network: Any = getattr(smp, architecture)(
-            encoder_name=encoder, in_channels=bands, classes=classes, **options
+    check_encoder(encoder)
+    made = {"encoder_name": encoder, "encoder_weights": None}
+
+    def make(options: dict[str, Any]) -> nn.Module:
+        network: nn.Module = getattr(smp, architecture)(
+            **made, in_channels=bands, classes=classes, **options
         )
-    except (AssertionError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise _misfit(architecture, encoder, str(error)) from error
-    if encoder_weights == IMAGENET and not encoder.startswith(TIMM):
-        published = _smp_weights(encoder)
-        load_encoder_weights(network.encoder, read_weights(published), f"{encoder} of ImageNet")
-    elif encoder_weights not in (NO_WEIGHTS, IMAGENET):
+        return network
+
+    network = _first_that_works(
+        architecture, encoder, bands, make, _options_of(architecture, encoder)
+    )
+    if encoder_weights != NO_WEIGHTS:
+        start_encoder(network.encoder, encoder, Path(encoder_weights))
+    return network
+
+
+def build_fcn(stride: int, encoder: str, encoder_weights: str, bands: int, classes: int) -> AnySize:
+    """Build an FCN on an encoder of segmentation-models-pytorch; it takes images of any size.
+
+    Args:
+        stride: 32, 16 or 8.
+        encoder: As in :func:`build_architecture`; with ``vgg16`` it is the published network.
+        encoder_weights: ``none`` or a file; fc6 and fc7 are taken from it too if it has them.
+        bands: Bands of the images.
+        classes: Number of classes.
+
+    Raises:
+        SettingsError: If there is no such encoder, or it has no features of strides 8 to 32.
+        TrainingError: If the weights do not fit.
+    """
+    name = f"FCN-{stride}s"
+    check_encoder(encoder)
+
+    def make(options: dict[str, Any]) -> nn.Module:
+        body = smp.encoders.get_encoder(encoder, in_channels=bands, weights=None, **options)
+        return Fcn(body, stride, classes)
+
+    network = _first_that_works(name, encoder, bands, make, _options_of(name, encoder))
+    if encoder_weights != NO_WEIGHTS:
         path = Path(encoder_weights)
-        load_encoder_weights(network.encoder, read_weights(path), f"{encoder} from {path}")
-    stride = int(network.encoder.output_stride)
-    complaint = works_on(network, bands, 2 * max(stride, 32))
-    if complaint:
-        raise _misfit(architecture, encoder, complaint)
-    return AnySize(network, stride)
+        start_encoder(network.encoder, encoder, path)
+        cast(Fcn, network.network).take_classifier(read_weights(path))
+    return network
 
 
-def _check_encoder(encoder: str) -> None:
+def _first_that_works(
+    architecture: str,
+    encoder: str,
+    bands: int,
+    make: Callable[[dict[str, Any]], nn.Module],
+    variants: Iterable[dict[str, Any]],
+) -> AnySize:
+    """The first variant that takes an image it was not made for, without its idle parts."""
+    complaints = []
+    for options in variants:
+        try:
+            with warnings.catch_warnings():
+                # smp announces the end of the `timm-` names that its own list still has.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                network = make(options)
+        except _MISFITS as error:
+            complaints.append(str(error) or type(error).__name__)
+            continue
+        stride, least = _sizes_of(architecture, network)
+        # Oblong, and no size that anything was published for.
+        side = max(_TRIAL_SIDE, 2 * stride, least)
+        images = torch.zeros(1, bands, side, side + stride)
+        complaint = complaint_of(network, images)
+        if not complaint:
+            drop_idle(network, images)
+            return AnySize(network, stride, least)
+        complaints.append(complaint)
+    # That an encoder has no option for other sizes tells less than what it says without one.
+    told = [reason for reason in complaints if "unexpected keyword" not in reason]
+    raise _misfit(architecture, encoder, (told or complaints)[0])
+
+
+def _options_of(architecture: str, encoder: str) -> list[dict[str, Any]]:
+    """What to build with; tried in turn."""
+    if architecture == "DPT":
+        if not encoder.startswith(TIMM):
+            raise _misfit(architecture, encoder, "it takes encoders of timm only, named tu-...")
+        readout = {"decoder_readout": "cat" if _has_class_token(encoder) else "ignore"}
+        return [readout | size for size in ({"dynamic_img_size": True}, _FIXED_SIZE, {})]
+    sizes = [{}, _FIXED_SIZE] if encoder.startswith(TIMM) else [{}]
+    if architecture == "PAN":
+        # Dilated to stride 16 as its authors do, where the encoder can be.
+        strides = ({"encoder_output_stride": 16}, {"encoder_output_stride": 32})
+        return [stride | size for stride in strides for size in sizes]
+    return sizes
+
+
+def _sizes_of(architecture: str, network: nn.Module) -> tuple[int, int]:
+    """What height and width shall be multiples of, and their least."""
+    stride = 32
+    if not isinstance(network, Fcn):
+        stride = int(cast(Any, network.encoder).output_stride)
+    if architecture == "DPT":
+        return max(stride, _DPT_STRIDE), 0
+    return stride, _PAN_POOLINGS * stride if architecture == "PAN" else 0
+
+
+def _has_class_token(encoder: str) -> bool:
+    with torch.device("meta"):
+        model = timm.create_model(encoder.removeprefix(TIMM))
+    return bool(getattr(model, "num_prefix_tokens", 0))
+
+
+def check_encoder(encoder: str) -> None:
+    """Make sure that there is an encoder of this name.
+
+    Raises:
+        SettingsError: If there is none.
+    """
     if encoder.startswith(TIMM):
         name = encoder.removeprefix(TIMM)
         if not timm.is_model(name):
@@ -87,31 +197,11 @@ def _check_encoder(encoder: str) -> None:
 
 
 def _misfit(architecture: str, encoder: str, reason: str) -> SettingsError:
+    served = "resnet18 serves every network but DPT"
+    if architecture == "DPT":
+        served = "DPT is made for vision transformers, tu-vit_small_patch16_224 say"
     return SettingsError(
         f"training.encoder: {encoder} cannot serve {architecture}.",
-        [reason.splitlines()[0] if reason else "no reason given"],
-        "Choose another encoder: resnet18 serves every network.",
+        [reason.splitlines()[0]],
+        f"Choose another encoder: {served}.",
     )
-
-
-def _smp_weights(encoder: str) -> Path:
-    published = smp.encoders.encoders[encoder]["pretrained_settings"]
-    if IMAGENET not in published:
-        raise SettingsError(
-            f"training.encoder_weights: {encoder} was never published with ImageNet weights.",
-            [f"published: {', '.join(published) or 'none'}"],
-            "Name a state dict file, or write none.",
-        )
-    return cached_weights(
-        encoder, published[IMAGENET]["repo_id"], published[IMAGENET].get("revision")
-    )
-
-
-def _timm_weights(encoder: str) -> Path:
-    published = timm.get_pretrained_cfg(encoder.removeprefix(TIMM))
-    if published is None or not published.hf_hub_id:
-        raise SettingsError(
-            f"training.encoder_weights: timm has no published weights of {encoder}.",
-            remedy="Name a state dict file, or write none.",
-        )
-    return cached_weights(encoder, published.hf_hub_id)
