@@ -25,6 +25,7 @@ from torchvision import tv_tensors
 from pipeline.augmentation import Augmentation, augmentation
 from pipeline.class_balance import (
     class_frequencies,
+    class_shares,
     inverse_frequency_weights,
     median_frequency_weights,
     repeat_factors,
@@ -201,6 +202,7 @@ class TileData:
         self.pixel_size = (first.grid.pixel_width, first.grid.pixel_height)
         _tell_of_memory(readers, settings)
         self._frequencies = class_frequencies(train, self.classes)
+        self._shares = class_shares(train, self.classes)
         self.mean, self.std = band_statistics(train)
         changed = augmentation(changes, self.mean)
         self.train_tiles = TileDataset(readers, "train", seed, changed)
@@ -220,7 +222,7 @@ class TileData:
             case "median_frequency":
                 return median_frequency_weights(self._frequencies)
             case "inverse_frequency":
-                return inverse_frequency_weights(self._frequencies)
+                return inverse_frequency_weights(self._shares)
             case "none":
                 return (1.0,) * len(self.classes)
 

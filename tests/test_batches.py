@@ -23,7 +23,6 @@ from pipeline.batches import (
     _start_worker,
     band_statistics,
 )
-from pipeline.class_balance import class_frequencies, median_frequency_weights
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
 from pipeline.grid import PixelGrid
@@ -140,20 +139,6 @@ def test_augmenting_leaves_the_global_generator_alone(shard: Shard) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_median_frequency_weights_by_hand() -> None:
-    # Two tiles of 64 labelled pixels; water in both, 32 + 16; olives in both, 24 + 48; road in
-    # the first alone, 8: frequencies 48/128, 72/128 and 8/64.
-    first = np.repeat(np.array([0, 1, 2], np.uint8), [32, 24, 8]).reshape(SIDE, SIDE)
-    second = np.repeat(np.array([0, 1], np.uint8), [16, 48]).reshape(SIDE, SIDE)
-    image = plain(0).image
-    counts = SplitCounts.of(image, Runs.of(first), None, 3) + SplitCounts.of(
-        image, Runs.of(second), None, 3
-    )
-    frequencies = class_frequencies(counts, CLASSES)
-    assert frequencies == (48 / 128, 72 / 128, 8 / 64)
-    assert median_frequency_weights(frequencies) == (1.0, 0.375 / 0.5625, 3.0)
-
-
 def test_statistics_and_weights_are_of_the_training_split_alone(shard: Shard) -> None:
     rng = np.random.default_rng(1)
     tiles = [noise(rng) for _ in range(4)]
@@ -167,6 +152,9 @@ def test_statistics_and_weights_are_of_the_training_split_alone(shard: Shard) ->
     np.testing.assert_allclose(data.std, values.std(axis=(0, 2, 3)), rtol=1e-12)
     shares = np.bincount(np.stack([t.label for t in tiles]).ravel()) / (4 * SIDE * SIDE)
     np.testing.assert_allclose(data.class_weights, np.median(shares) / shares)
+    inverse = TrainingSettings(class_weights="inverse_frequency")
+    weights = TileData(readers, inverse, AS_IT_IS, seed=0).class_weights
+    np.testing.assert_allclose(weights, 1 / (3 * shares))
     none = TrainingSettings(class_weights="none")
     assert TileData(readers, none, AS_IT_IS, seed=0).class_weights == (1.0, 1.0, 1.0)
 
