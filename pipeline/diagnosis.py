@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.following import Validation, column
-from pipeline.numerals import count, listed, percent
+from pipeline.numerals import count, listed, percent, plural
 from pipeline.publication import write_text
 
 GRACE = 5
@@ -143,6 +143,51 @@ def findings(
     return [finding for finding in found if finding]
 
 
+def course(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How long and how fast a training went, and what it came to, in sentences.
+
+    Args:
+        rows: Lines of its curves; what they do not have is not said.
+    """
+    if not rows:
+        return []
+    epochs, steps = (column(rows, name) for name in ("epoch", "step"))
+    accuracy, score = (column(rows, name) for name in ("val_accuracy", "val_miou"))
+    speed, waiting = (column(rows, name) for name in ("tiles_per_second", "waiting"))
+    sentences = []
+    if not math.isnan(epochs[-1]):
+        length = f"{epochs[-1]:.4g} epoch{'' if epochs[-1] == 1 else 's'}"
+        length += "" if math.isnan(steps[-1]) else f" ({plural(int(steps[-1]), 'step')})"
+        sentences.append(f"Trained for {length}.")
+    if not np.isnan(score).all():
+        best = int(np.nanargmax(score))
+        sentences.append(
+            f"The maps are made with the weights of epoch {epochs[best]:.4g}, which did best on "
+            f"validation ground: mean IoU {percent(float(score[best]))}, accuracy "
+            f"{percent(float(accuracy[best]))}."
+        )
+    if not np.isnan(speed).all():
+        sentence = f"Training took in {np.nanmedian(speed):.3g} tiles a second"
+        if not np.isnan(waiting).all():
+            sentence += f" and waited for data {percent(float(np.nanmedian(waiting)))} of the time"
+        sentences.append(f"{sentence}.")
+    return sentences
+
+
+def silence(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What it means that there are no findings."""
+    validations = int((~np.isnan(column(rows, "val_loss"))).sum())
+    if validations < GRACE:
+        return (
+            f"After {plural(validations, 'validation')} nothing can be said yet of overfitting, "
+            f"flat losses and missing classes: that takes {GRACE}."
+        )
+    return (
+        "Nothing stands out. Looked for: overfitting, a rising validation loss, flat losses, "
+        "classes that are never predicted or not learnt, and time spent waiting for data."
+    )
+
+
 def publish(target: Path, found: Sequence[Finding]) -> None:
     """Write findings as JSON.
 
@@ -173,7 +218,7 @@ def _gap(rows: Sequence[Mapping[str, Any]]) -> Finding | None:
         f"Overfitting: accuracy is {percent(training)} on training ground and "
         f"{percent(validation)} on validation ground, a gap of "
         f"{100 * (training - validation):.1f} points{_when(rows)}.",
-        "Train on more sheets, raise `augmentation.preset` to `aerial` or "
+        "Train on more sheets, write `augmentation.preset: aerial`, raise "
         "`training.weight_decay`, or take a smaller network.",
     )
 
@@ -197,8 +242,8 @@ def _rising(rows: Sequence[Mapping[str, Any]]) -> Finding | None:
         f"The validation loss rises while the training loss falls: since epoch {epoch:g} from "
         f"{validation[lowest]:.3g} to {validation[-1]:.3g}, in training from "
         f"{training[lowest]:.3g} to {training[-1]:.3g}.",
-        "The best weights are kept; lower `training.patience` or the length of the training, "
-        "raise `augmentation.preset` to `aerial`, or train on more sheets.",
+        "The best weights are kept. Train for shorter or lower `training.patience`, write "
+        "`augmentation.preset: aerial`, or train on more sheets.",
     )
 
 
@@ -252,7 +297,7 @@ def _of_classes(
         elif (
             reference and predicted and not reference / UNEQUAL <= predicted <= reference * UNEQUAL
         ):
-            unequal[name] = f"{name} {predicted / reference:.2g} times"
+            unequal[name] = f"{predicted / reference:.2g} times as much {name}"
     found = []
     if never:
         found.append(
@@ -279,10 +324,10 @@ def _of_classes(
             Finding(
                 "unequal_areas",
                 tuple(unequal),
-                "Predicted much more or much less often than SIOSE has it on validation ground: "
+                "Predicted areas are far from those of SIOSE on validation ground: "
                 f"{listed(list(unequal.values()))}.",
-                "Too often: lower `training.oversample`, or write `training.class_weights: none`; "
-                "too seldom: the other way round.",
+                "Too much: lower `training.oversample`, or write `training.class_weights: none`; "
+                "too little: the other way round.",
             )
         )
     return found

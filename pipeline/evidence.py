@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import confusion, geotiff
+from pipeline import confusion, diagnosis, geotiff
 from pipeline.errors import InputError
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.paths import RunPaths
@@ -65,13 +65,15 @@ def report_data(
         settings=settings,
         curves=read_curves(paths.curves),
         card=card,
+        findings=read_findings(paths.findings),
+        samples=paths.sample_picture.read_bytes() if paths.sample_picture.exists() else None,
         benchmarks=read_benchmarks(paths, list(sheets), {sheet.base for sheet in sheets.values()}),
         versions=card["versions"],
     )
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Rows of ``curves.csv``, one an epoch."""
+    """Rows of ``curves.csv``, one an epoch or a validation."""
     return list(csv.DictReader(_text(path).splitlines()))
 
 
@@ -86,6 +88,22 @@ def read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is not JSON ({error}).", remedy="Run its rule again.") from error
     return content
+
+
+def read_findings(path: Path) -> list[diagnosis.Finding] | None:
+    """What a training warned of; None for a training of before anybody looked.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return diagnosis.from_json(json.loads(_text(path)))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: holds no findings ({error}).", remedy="Remove it, or train again."
+        ) from error
 
 
 def read_benchmarks(

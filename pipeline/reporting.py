@@ -16,8 +16,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from pipeline import figures, thumbnails
+from pipeline import diagnosis, figures, thumbnails
 from pipeline.confusion import ClassScores, ConfusionMatrix, Scores
+from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.numerals import area, count, duration, listed, percent, plain, plural
 from pipeline.siose_problems import KINDS
@@ -35,6 +36,9 @@ REASONS = {
     "boundary": "too near to a polygon’s outline",
 }
 """What the reasons for masking mean, for people."""
+
+SAMPLES_BYTES = 3 * 2**19
+"""The picture of sample predictions takes at most so much of a page that is mailed."""
 
 NAMED_REASONS = 3
 """So many reasons for masking are named in the summary; the table has all."""
@@ -112,6 +116,8 @@ class ReportData:
         settings: The settings as used, YAML.
         curves: Rows of ``curves.csv``.
         card: Model card as plain values.
+        findings: What the training warns of; None where nobody looked.
+        samples: Sample predictions of the best validation, PNG; None where there are none.
         benchmarks: Jobs, in the order of the steps.
         versions: Software -> version.
 
@@ -128,6 +134,8 @@ class ReportData:
     settings: str = ""
     curves: Sequence[Mapping[str, Any]] = ()
     card: Mapping[str, Any] | None = None
+    findings: Sequence[Finding] | None = None
+    samples: bytes | None = None
     benchmarks: Sequence[Benchmark] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -227,7 +235,10 @@ def render_report(data: ReportData) -> str:
         ],
         checked=checked,
         label_pixels=sum(s.labels.pixels for s in data.sheets if s.labels),
+        trained=diagnosis.course(data.curves),
+        silence=diagnosis.silence(data.curves),
         curves=figures.curves_panels(data.curves) if data.curves else {},
+        samples=thumbnails.fitted(data.samples, SAMPLES_BYTES) if data.samples else None,
         sheet_pictures=list(zip(shown, pictures, strict=True)),
         errors=(thumbnails.CORRECT, thumbnails.WRONG, thumbnails.UNMAPPED),
         steps=_steps(data.benchmarks),

@@ -93,6 +93,32 @@ def data_uri(content: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def fitted(picture: bytes, budget: int) -> tuple[bytes, str]:
+    """A picture for a page: as it is, or as a JPEG, smaller if need be, to stay within a size.
+
+    Args:
+        picture: PNG.
+        budget: Bytes, not to be passed (down to a width of 32 pixels).
+
+    Returns:
+        The file and its media type.
+    """
+    if len(picture) <= budget:
+        return picture, "image/png"
+    whole = Image.open(io.BytesIO(picture)).convert("RGB")
+    scale = 1.0
+    while True:
+        size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
+        file = io.BytesIO()
+        # Full colour resolution: half of it blurs the edges of class colours.
+        whole.resize(size, Image.Resampling.BOX).save(
+            file, "JPEG", quality=85, subsampling=0, optimize=True
+        )
+        if file.tell() <= budget or size[0] <= _SMALLEST_PX:
+            return file.getvalue(), "image/jpeg"
+        scale *= 0.9 * min(1.0, math.sqrt(budget / file.tell()))
+
+
 def encode(
     sheets: Sequence[SheetThumbnails],
     colors: Sequence[str],

@@ -189,6 +189,9 @@ def test_a_class_that_is_predicted_three_times_too_often(
 ) -> None:
     matrix = np.array([[50_000, predicted - 300], [700, 300]])
     assert kinds(curves(5), matrix) == expected
+    for finding in findings(curves(5), matrix, CLASSES):
+        times = "3" if predicted > 1000 else "0.33"
+        assert finding.what.endswith(f"on validation ground: {times} times as much water.")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +214,27 @@ def test_curves_of_older_trainings_and_text_are_read() -> None:
     with pytest.raises(ValueError, match="could not convert"):
         column([{"val_loss": "low"}], "val_loss")
     assert math.isnan(column([{"val_loss": math.inf}], "val_loss")[0])
+
+
+def test_the_course_of_a_training_in_sentences() -> None:
+    rows = curves(4, waiting=0.25, tiles_per_second=[10, 40, 42, 44], val_miou=[0.1, 0.5, 0.3, 0.2])
+    rows = [row | {"epoch": row["epoch"] / 2, "step": 400 * row["epoch"]} for row in rows]
+    trained, best, speed = diagnosis.course(rows)
+    assert trained == "Trained for 2 epochs (1\u202f600 steps)."
+    assert best == (
+        "The maps are made with the weights of epoch 1, which did best on validation ground: "
+        "mean IoU 50.0\u202f%, accuracy 60.0\u202f%."
+    )
+    assert (
+        speed == "Training took in 41 tiles a second and waited for data 25.0\u202f% of the time."
+    )
+    assert diagnosis.course([{"epoch": "1", "train_loss": "0.5"}]) == ["Trained for 1 epoch."]
+    assert diagnosis.course([]) == []
+
+
+def test_silence_is_not_taken_for_health() -> None:
+    assert diagnosis.silence(curves(4)).startswith("After 4 validations nothing can be said yet")
+    assert diagnosis.silence(curves(5)).startswith("Nothing stands out.")
 
 
 def test_a_follower_warns_once_and_writes_what_holds_now(

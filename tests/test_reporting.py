@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline import labels
+from pipeline import diagnosis, evidence, labels
 from pipeline.confusion import ConfusionMatrix
+from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
 from pipeline.reporting import (
@@ -23,7 +27,7 @@ from pipeline.reporting import (
     read_benchmark,
     render_report,
 )
-from pipeline.thumbnails import SheetThumbnails
+from pipeline.thumbnails import SheetThumbnails, data_uri
 
 NAMES = ("Olivar", '<script>alert("x")</script> & más', "Vía {{ 7*7 }}")
 COLORS = ("#A0C800", "#0000FF", "#DC1E1E")
@@ -269,3 +273,54 @@ def test_numbers_as_people_read_them() -> None:
         "1, x",
         "–",
     ]
+
+
+def test_findings_are_told_in_words_and_settings_set_as_code(data: ReportData) -> None:
+    finding = Finding("overfitting", (), "A gap of 21 points <b>", "Raise `training.weight_decay`.")
+    text = render_report(replace(data, findings=[finding]))
+    assert "<p>A gap of 21 points &lt;b&gt;</p>" in text
+    assert "Raise <code>training.weight_decay</code>." in text
+    assert "What stands out" in text
+    assert "What stands out" not in render_report(replace(data, findings=[]))
+
+
+def test_no_findings_is_said_only_where_somebody_looked(data: ReportData, text: str) -> None:
+    assert "nothing can be said yet" not in text
+    looked = render_report(replace(data, findings=[]))
+    assert "After 0 validations nothing can be said yet" in looked
+    curves = [{"epoch": e, "val_loss": 1.0} for e in range(1, 6)]
+    assert "Nothing stands out." in render_report(replace(data, findings=[], curves=curves))
+
+
+def test_speed_and_best_epoch_are_told(data: ReportData) -> None:
+    curves = [
+        {"epoch": "0.5", "step": "10", "val_miou": "0.5", "val_accuracy": "0.75"},
+        {"epoch": "1", "step": "20", "val_miou": "0.25", "tiles_per_second": "40"},
+    ]
+    page = Page(render_report(replace(data, curves=curves)))
+    assert (
+        f"Trained for 1 epoch (20 steps). The maps are made with the weights of epoch 0.5, which "
+        f"did best on validation ground: mean IoU 50.0{THIN}%, accuracy 75.0{THIN}%. "
+        "Training took in 40 tiles a second." in page.text
+    )
+
+
+def test_sample_predictions_are_in_the_page(data: ReportData, text: str) -> None:
+    assert "Sample predictions" not in text
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20), (10, 20, 30)).save(file, "PNG")
+    found = render_report(replace(data, samples=file.getvalue()))
+    assert "Sample predictions" in found
+    assert data_uri(file.getvalue()) in found
+
+
+def test_findings_are_read_from_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "findings.json"
+    assert evidence.read_findings(path) is None
+    findings = [Finding("never_predicted", ("water",), "Never.", "More.")]
+    diagnosis.publish(path, findings)
+    assert evidence.read_findings(path) == findings
+    for damaged in ("[", '[{"kind": "waiting"}]', "[1]"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="holds no findings"):
+            evidence.read_findings(path)

@@ -18,6 +18,7 @@ from pipeline.thumbnails import (
     data_uri,
     encode,
     error_ids,
+    fitted,
 )
 
 COLORS = ("#A0C800", "#0000FF")
@@ -131,3 +132,20 @@ def test_arrays_that_do_not_fit_are_refused(
 
 def test_data_addresses() -> None:
     assert data_uri(b"\x00\xff", "image/png") == "data:image/png;base64,AP8="
+
+
+def test_a_large_picture_is_fitted_into_a_page() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 240, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    png = file.getvalue()
+    assert fitted(png, len(png)) == (png, "image/png")
+    content, media_type = fitted(png, len(png) - 1)
+    assert media_type == "image/jpeg"
+    assert Image.open(io.BytesIO(content)).size == (240, 120)
+    small, _ = fitted(png, 5000)
+    assert len(small) <= 5000
+    width, height = Image.open(io.BytesIO(small)).size
+    assert 40 < width < 120
+    assert width == pytest.approx(2 * height, abs=2)
+    assert Image.open(io.BytesIO(fitted(png, 1)[0])).width <= 32
