@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from pipeline import diagnosis, figures, thumbnails
 from pipeline.confusion import ClassScores, ConfusionMatrix, Scores
@@ -187,6 +187,26 @@ def read_benchmark(text: str, rule: str, sheet: str) -> list[Benchmark]:
     ]
 
 
+def page_environment() -> Environment:
+    """What turns a template of this package into a page; filters write numbers as people do."""
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "count": count,
+        "percent": percent,
+        "duration": duration,
+        "value": plain,
+        "uri": thumbnails.data_uri,
+    }
+    environment.filters |= filters
+    return environment
+
+
 def render_report(data: ReportData) -> str:
     """Write the page.
 
@@ -201,21 +221,10 @@ def render_report(data: ReportData) -> str:
     shown = [sheet for sheet in data.sheets if sheet.thumbnails]
     pictures = thumbnails.encode([s.thumbnails for s in shown if s.thumbnails], data.colors)
     drawn = figures.PANELS if matrix and matrix.pixels else ()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters: dict[str, Callable[..., str]] = {
-        "count": count,
-        "percent": percent,
-        "area": lambda pixels: area(pixels, data.pixel_area),
-        "duration": duration,
-        "value": plain,
-        "uri": thumbnails.data_uri,
-    }
-    environment.filters |= filters
-    template = files("pipeline").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = page_environment()
+    environment.filters["area"] = lambda pixels: area(pixels, data.pixel_area)
     checked = [sheet for sheet in data.sheets if sheet.problems is not None]
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.j2").render(
         data=data,
         matrix=matrix,
         scores=scores,
@@ -280,6 +289,10 @@ def summary(data: ReportData, matrix: ConfusionMatrix | None, scores: Scores | N
             f"{count(matrix.unmapped)} labelled pixels are nodata on the map and count nowhere."
         )
     return sentences + masked
+
+
+def _template(name: str) -> str:
+    return files("pipeline").joinpath(name).read_text(encoding="utf-8")
 
 
 def _masked_sentence(data: ReportData) -> list[str]:
