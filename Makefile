@@ -22,14 +22,16 @@ demo: setup  ## the whole workflow on a made-up province, in a few minutes
 test: setup  ## all tests
 	$(BIN)/python -m pytest
 
-# SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1: see
-# tests/benchmarks/README.md.
+# SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1, and for
+# ONLY=networks MINUTES=6 ONLY_NETWORKS=unet,smp WEIGHTS=: see tests/benchmarks/README.md.
 bench: setup  ## benchmarks at full size, for hours: benchmarks.json and a table
 	$(BIN)/python -m tests.benchmarks $(if $(SIZE),--size $(SIZE)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(FOLDER),--folder "$(FOLDER)") \
 		$(if $(OUT),--out "$(OUT)") $(if $(PEERS),--peers "$(PEERS)") \
 		$(if $(PEER_SHARE),--peer-share $(PEER_SHARE)) \
-		$(if $(IMAGERY),--imagery "$(IMAGERY)") $(if $(KEEP),--keep)
+		$(if $(IMAGERY),--imagery "$(IMAGERY)") $(if $(KEEP),--keep) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(ONLY_NETWORKS),--only-networks $(ONLY_NETWORKS))
 
 lint: setup  ## ruff, mypy, snakemake --lint
 	$(BIN)/ruff check .

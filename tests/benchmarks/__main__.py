@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import harness, machine, results, sheet_run
-from tests.benchmarks.harness import Benchmark, Setup
+from tests.benchmarks.harness import Benchmark, Ranking, Setup
 
 NAMES = (
     "label_raster", "shard", "chips", "samples", "confusion", "tile_plan", "codecs", "growth",
-    "class_proportions",
+    "class_proportions", "waiting", "networks",
 )  # fmt: skip
+SIZED = NAMES[:8]
+"""Those that work on the sheet of the size that is asked for."""
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         polygons=given.polygons,
         province=given.province,
         keep=given.keep,
+        minutes=given.minutes,
+        networks=given.only_networks,
+        weights=given.weights,
     )
     commit, changed = machine.commit()
     content = results.read(given.out, machine.describe(folder), commit)
     text, failed = results.table(content), False
     for name in given.only:
-        benchmark: Benchmark = importlib.import_module(f"tests.benchmarks.{name}").BENCHMARK
+        benchmark: Benchmark | Ranking = importlib.import_module(
+            f"tests.benchmarks.{name}"
+        ).BENCHMARK
         result = measured(name, benchmark, setup) | {"changed": changed}
-        result["small"] = name != "class_proportions" and setup.size < sheet_run.FULL
+        result["small"] = name in SIZED and setup.size < sheet_run.FULL
         failed |= "failed" in result
         key = name
-        if name != "class_proportions":
+        if name in SIZED:
             key = f"{name} {setup.size[0]} x {setup.size[1]}"
+        elif name == "networks":
+            key = f"{name} {setup.minutes:g} minutes"
         content["results"][key] = result
         # After each, so that what was measured is kept when the next one is killed.
         text = results.write(content, given.out)
@@ -64,10 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def measured(name: str, benchmark: Benchmark, setup: Setup) -> dict[str, Any]:
+def measured(name: str, benchmark: Benchmark | Ranking, setup: Setup) -> dict[str, Any]:
     """Prepare a benchmark, run it and compare: its part of the JSON."""
     began = time.perf_counter()
     try:
+        if isinstance(benchmark, Ranking):
+            log.info("%s:", name)
+            return benchmark.measure(setup, log.info) | _when(began)
         log.info("%s: inputs", name)
         prepared = benchmark.prepare(setup)
         log.info("%s: %s", name, dict(prepared.sizes))
@@ -85,6 +97,12 @@ def measured(name: str, benchmark: Benchmark, setup: Setup) -> dict[str, Any]:
         "rows": [harness.compare(c, runs, prepared.missing) for c in prepared.comparisons],
         "commands": {run: " ".join(prepared.runs[run].command) for run in prepared.runs},
         "runs": runs,
+        **_when(began),
+    }
+
+
+def _when(began: float) -> dict[str, Any]:
+    return {
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "minutes": round((time.perf_counter() - began) / 60, 1),
     }
@@ -106,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers", type=Path, default=Path(peers) if peers else None,
         help="python with peers.txt; or TESELA_PEERS")  # fmt: skip
     add("--peer-share", type=float, default=default.peer_share, help="of the rows, for slow peers")
-    add("--imagery", type=Path, default=None, help="folder of real orthophotos, for codecs")
+    add("--imagery", type=Path, default=None,
+        help="folder of real orthophotos, for codecs; with exact.gpkg for networks")  # fmt: skip
+    add("--minutes", type=_minutes, default=default.minutes, help="what each network is trained")
+    add("--only-networks", type=_words, default=(), help="some names of networks.yaml, or peers")
+    add("--weights", type=Path, default=None, help="folder of ImageNet weights, for networks")
     add("--keep", action="store_true", help="use prepared runs although the code has changed")
     return parser
 
@@ -121,6 +143,17 @@ def _count(text: str) -> int:
     if count < 1:
         raise ValueError(text)
     return count
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise ValueError(text)
+    return minutes
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.process_tree import TreeMonitor
@@ -43,6 +43,9 @@ class Setup:
         polygons: Polygons of a full sheet; of a smaller one the same density.
         province: Polygons of the base of ``class_proportions``.
         keep: Whether prepared runs are used again although the code has changed.
+        minutes: What each network is trained.
+        networks: Which networks and peers; all of them where empty.
+        weights: Folder of ImageNet weights; None where there is none.
     """
 
     folder: Path
@@ -55,6 +58,9 @@ class Setup:
     polygons: int = 20_000
     province: int = 2_500_000
     keep: bool = False
+    minutes: float = 6.0
+    networks: tuple[str, ...] = ()
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,23 @@ class Benchmark(Protocol):
         ...
 
 
+@runtime_checkable
+class Ranking(Protocol):
+    """A benchmark of long runs with a table of its own; a module's ``BENCHMARK`` likewise."""
+
+    def measure(self, setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
+        """Measure, or take up what an earlier start has measured.
+
+        Returns:
+            Its part of the JSON: its ``table`` in Markdown, ``failed`` where a part of it did.
+
+        Raises:
+            BenchmarkSkippedError: If something is missing that all of it needs.
+            BenchmarkFailedError: If nothing could be measured.
+        """
+        ...
+
+
 class BenchmarkSkippedError(Exception):
     """Something is missing that a benchmark needs; says what, and how to get it."""
 
@@ -159,6 +182,41 @@ def execute(command: tuple[str, ...]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchmarkFailedError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+
+
+def told_by(command: tuple[str, ...], log: Path, threads: int) -> dict[str, Any]:
+    """Run a long command that times itself, unwatched: nothing takes the processor from it.
+
+    Args:
+        command: Its last line is what it found, as :func:`answer` prints it.
+        log: File of what it says.
+        threads: Of its computation.
+
+    Raises:
+        BenchmarkFailedError: If it fails.
+    """
+    environment = _environment() | {"OMP_NUM_THREADS": str(threads)}
+    os.sync()
+    with log.open("a", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=said, start_new_session=True, text=True,
+        )  # fmt: skip
+        try:
+            text, _ = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+    if process.returncode:
+        told = log.read_text("utf-8")[-2000:]
+        raise BenchmarkFailedError(f"{' '.join(command)} ended with {process.returncode}:\n{told}")
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return found
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in _OURS}
 
 
 def remove(path: Path) -> None:
@@ -194,7 +252,7 @@ def measure(run: Run) -> dict[str, Any]:
     for path in run.reads:
         warm(path)
     os.sync()  # what was written before is no burden of this run
-    environment = {key: value for key, value in os.environ.items() if key not in _OURS}
+    environment = _environment()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as told:
         began = time.perf_counter()
         process = subprocess.Popen(

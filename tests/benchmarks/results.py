@@ -79,6 +79,8 @@ def table(content: Mapping[str, Any]) -> str:
         for reason in ("skipped", "failed"):
             if result.get(reason):
                 lines += [f"{reason.capitalize()}: {result[reason]}", ""]
+        if result.get("table"):
+            lines += [result["table"].rstrip()]
         if not result.get("rows"):
             continue
         facts = {**result["sizes"], **result["facts"]}

@@ -76,7 +76,7 @@ def draw(loader: Any, items: int) -> int:
     """Draw at least so many samples, over as many epochs as that takes; returns how many."""
     drawn = 0
     for epoch in count():
-        loader.sampler.set_epoch(epoch)
+        loader.draws.set_epoch(epoch)
         for images, labels in loader:
             assert images.shape[1:] == (3, sheet_run.TILE, sheet_run.TILE), images.shape
             assert labels.shape[1:] == images.shape[2:], labels.shape
@@ -89,7 +89,7 @@ def draw(loader: Any, items: int) -> int:
 def main() -> None:
     """Draw as the command line says."""
     from pipeline import batches
-    from pipeline.sections import TrainingSettings
+    from pipeline.sections import AugmentationSettings, TrainingSettings
     from pipeline.shards import ShardReader
 
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -97,10 +97,11 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--items", type=int, default=_OURS)
     given = arguments.parse_args()
-    settings = TrainingSettings(batch_size=BATCH, workers=given.workers, augment="none")
+    settings = TrainingSettings(batch_size=BATCH, workers=given.workers)
     began = time.perf_counter()
-    data = batches.TileData([ShardReader(given.shard)], settings, seed=0)
-    drawn = draw(data.train_dataloader(), given.items)
+    unchanged = AugmentationSettings(preset="none")
+    data = batches.TileData([ShardReader(given.shard)], settings, unchanged, seed=0)
+    drawn = draw(data.train_batches(), given.items)
     harness.answer(time.perf_counter() - began, items=drawn)
 
 

@@ -242,10 +242,10 @@ def _begin(
     """Settings and folder of a run; its results go where another state of the code made them."""
     place = setup.folder / "runs" / name
     stamp = place / "code"
-    if not setup.keep and (not stamp.exists() or stamp.read_text("ascii") != _code()):
+    if not setup.keep and (not stamp.exists() or stamp.read_text("ascii") != code()):
         harness.remove(place)
     place.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(_code(), "ascii")
+    stamp.write_text(code(), "ascii")
     table = place / "sheets.csv"
     table.write_text(
         f"sheet,orthophoto,siose,split\n{NAME},{sheet.orthophoto},{sheet.siose},train\n", "utf-8"
@@ -285,7 +285,7 @@ def _sharing(setup: Setup, made: SheetRun, name: str) -> SheetRun:
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """Hash of the code and the classes that the results come from."""
     digest = hashlib.sha256(NOMENCLATURE.read_bytes())
     for path in sorted((ROOT / "pipeline").rglob("*.py")):
