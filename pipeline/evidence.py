@@ -63,7 +63,7 @@ def report_data(
         pixel_area=pixel_width * pixel_height,
         sheets=[_sheet(paths, sheet, blocks) for sheet in sheets.values()],
         settings=settings,
-        curves=read_curves(paths.curves),
+        curves=read_curves(paths.curves, paths.speed),
         card=card,
         findings=read_findings(paths.findings),
         samples=paths.sample_picture.read_bytes() if paths.sample_picture.exists() else None,
@@ -72,9 +72,22 @@ def report_data(
     )
 
 
-def read_curves(path: Path) -> list[dict[str, str]]:
-    """Rows of ``curves.csv``, one an epoch or a validation."""
-    return list(csv.DictReader(_text(path).splitlines()))
+def read_curves(path: Path, speed: Path | None = None) -> list[dict[str, str]]:
+    """Rows of ``curves.csv``, one an epoch or a validation.
+
+    Args:
+        path: The file.
+        speed: ``speed.csv``, whose columns join the rows of their steps; not there for a training
+            of before it was written.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    rows = list(csv.DictReader(_text(path).splitlines()))
+    if speed is not None and speed.exists():
+        measured = {line["step"]: line for line in csv.DictReader(_text(speed).splitlines())}
+        rows = [measured.get(row["step"], {}) | row for row in rows]
+    return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class RunPaths:
         return self.models / "curves.csv"
 
     @property
+    def speed(self) -> Path:
+        """Tiles a second and waiting, one line a validation: what differs from start to start."""
+        return self.models / "speed.csv"
+
+    @property
     def curves_picture(self) -> Path:
         """The curves as a picture."""
         return self.models / "curves.png"

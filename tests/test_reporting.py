@@ -324,3 +324,15 @@ def test_findings_are_read_from_their_file(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(InputError, match="holds no findings"):
             evidence.read_findings(path)
+
+
+def test_speed_joins_the_curves_by_step(tmp_path: Path) -> None:
+    curves, speed = tmp_path / "curves.csv", tmp_path / "speed.csv"
+    curves.write_text("epoch,step,val_loss\n0.5,10,1.5\n1,20,1.25\n")
+    plain = evidence.read_curves(curves, speed)
+    assert plain == evidence.read_curves(curves)
+    assert plain[0] == {"epoch": "0.5", "step": "10", "val_loss": "1.5"}
+    speed.write_text("epoch,step,tiles_per_second,waiting\n0.75,15,9,0\n1,20,40,0.01\n")
+    first, second = evidence.read_curves(curves, speed)
+    assert first == plain[0]
+    assert second == plain[1] | {"tiles_per_second": "40", "waiting": "0.01"}
