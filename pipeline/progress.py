@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def start_logging(log_file: Path | None = None) -> None:
             where there is none, standard error is left to errors.
     """
     handler: logging.Handler
+    number = process_number(os.environ)
     if log_file is not None:
+        if number:  # a file of its own: the first process writes the one that was asked for
+            log_file = log_file.with_suffix(f".{number}{log_file.suffix}")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         # Line by line: whoever follows a job reads along.
         console.file = log_file.open("w", encoding="utf-8", buffering=1)
@@ -58,7 +62,21 @@ def start_logging(log_file: Path | None = None) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = handlers
         logger.propagate = False
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.WARNING if number else logging.INFO)
+
+
+def process_number(environment: Mapping[str, str]) -> int:
+    """Number of this process among those that train together, from 0.
+
+    Args:
+        environment: Variables that torchrun, ``srun`` or Lightning have set.
+    """
+    for name in ("RANK", "LOCAL_RANK"):
+        if name in environment:
+            return int(environment[name])
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return int(environment.get("SLURM_PROCID", "0"))
+    return 0
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from pipeline import (
     nomenclature,
     progress,
     records,
+    search_space,
     sections,
     shards,
     strips,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pipeline.siose import SioseBase
     from pipeline.siose_values import ValuesIndex
     from pipeline.training import FitSummary
+    from pipeline.tuning_study import Search
 
 log = logging.getLogger(__name__)
 
@@ -400,10 +402,17 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
 def train(run: Run) -> None:
     """Train the network on all shards; go on where a killed training stopped."""
     # Torch is loaded here and in map_sheet only: a CPU job never pays for it.
-    from pipeline import checkpoint, evidence, figures
+    from pipeline import checkpoint, diagnosis, evidence, figures, sample_pictures
 
-    paths = run.paths
-    summary = _trained(run, run.settings, paths.models)
+    paths, settings, colors = run.paths, run.settings.training, run.nomenclature.colors
+    followers: list[Follower] = [diagnosis.Diagnosis(paths.findings)]
+    if settings.sample_tiles:
+        followers.append(sample_pictures.SamplePictures(paths.samples, colors))
+    if settings.tensorboard:
+        from pipeline import tensorboard_log
+
+        followers.append(tensorboard_log.TensorBoardLog(paths.tensorboard, colors))
+    summary = _trained(run, run.settings, paths.models, followers)
     if not summary.first:
         return
     write_text(paths.card, checkpoint.read_card(paths.best).as_json())
@@ -506,6 +515,93 @@ def _trained(
             name_of=partial(tiling.tile_name, paths.tile_plan),
             followers=followers,
         )
+
+
+def tune(run: Run, worker: int = 1, most: int | None = None) -> None:
+    """Search for better settings: join the run's study, or start it, and train its trials.
+
+    Args:
+        run: The run.
+        worker: Number of this worker; any number of them work on one study.
+        most: Most trials of this worker; None until the study has all of its own.
+    """
+    from pipeline import tuning
+
+    search, paths = _search(run), run.paths
+
+    def trained(
+        number: int, values: Mapping[str, Any], followers: Sequence[Follower]
+    ) -> Mapping[str, Any]:
+        # Side by side are the workers: a trial has one device, and nobody looks at its pictures.
+        alone = {"devices": 1, "nodes": 1, "sample_tiles": 0, "tensorboard": False}
+        alone = {f"training.{key}": value for key, value in alone.items()}
+        chosen = config.overridden(run.settings, {**values, **alone}, f"trial {number}")
+        return _trained(run, chosen, paths.trial(number), followers).best_scores
+
+    ended = tuning.work(search, trained, worker=worker, most=most)
+    said = f"worker {worker} ended {ended} of {search.limit} trials"
+    write_text(paths.tuning_worker(worker), f"{said}\n")
+    log.info("%s; `python -m pipeline tuning-report` writes %s", said, paths.tuning_report)
+
+
+def tuning_report(run: Run) -> None:
+    """Put the trials of a search together in one page, a table and the best settings."""
+    from pipeline import tuning_records, tuning_report
+
+    paths = run.paths
+    study = tuning_records.read(_search(run))
+    text = run.settings.as_yaml("tuning")
+    best = tuning_records.best_yaml(study, str(paths.tuning)) if study.best else ""
+    with published(paths.tuning_report, paths.tuning_table) as (page, table):
+        page.write_text(tuning_report.render(study, paths.name, text, best), "utf-8")
+        table.write_text(tuning_records.table_csv(study), "utf-8")
+    # Last, and with an error where there is none: the page tells why.
+    write_text(paths.best_settings, best or tuning_records.best_yaml(study, str(paths.tuning)))
+    for line in tuning_report.summary(study):
+        log.info("%s", line)
+    log.info("Page: %s", paths.tuning_report)
+    log.info("Best settings: %s", paths.best_settings)
+
+
+def _search(run: Run) -> Search:
+    """The search that a run's settings describe.
+
+    Raises:
+        SettingsError: If a network of the space does not exist.
+        InputError: If a shard is missing.
+    """
+    from pipeline import networks, training
+    from pipeline.tuning_study import Search
+
+    tuning, classes, paths = run.settings.tuning, run.nomenclature, run.paths
+    parts = {name: getattr(run.settings, name) for name in search_space.SEARCHED}
+    axes = search_space.axes(tuning, parts)
+    for network in axes["training.network"].labels() if "training.network" in axes else ():
+        networks.encoder_of(network, "")
+    manifests = [shards.ShardReader(paths.shard(name)).manifest for name in run.labelled_sheets]
+    kept = {
+        name: part.model_dump(mode="json", exclude=getattr(part, "result_ignores", None))
+        for name, part in parts.items()
+    }
+    weights = Path(run.settings.training.encoder_weights)
+    limits = {f"training.{key}" for key in ("epochs", "iterations", "max_minutes", "validate_every")}
+    return Search(
+        folder=paths.tuning,
+        trial_folder=paths.trial,
+        settings=tuning,
+        axes=axes,
+        seed=run.settings.seed,
+        validations=(
+            None if limits & set(axes) else training.most_validations(run.settings.training)
+        ),
+        fingerprint=config.fingerprint(
+            {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
+            search_space.without(kept, axes),
+            {"weights": _checksum(weights)} if weights.is_file() else {},
+            {"shards": {m.sheet: _manifest_hash(m) for m in manifests}},
+            {"space": tuning.model_dump(mode="json")["space"], "metric": tuning.metric},
+        ),
+    )
 
 
 def map_sheet(run: Run, sheet: str) -> None:

@@ -8,9 +8,7 @@ epoch before it knows which epoch it is in.
 from __future__ import annotations
 
 import copy
-import csv
 import gc
-import io
 import itertools
 import json
 import logging
@@ -26,7 +24,6 @@ import lightning
 import numpy as np
 import torch
 import torch.distributed
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from pipeline import batch_statistics, checkpoint, devices, training_state, validation
@@ -38,10 +35,9 @@ from pipeline.losses import Loss
 from pipeline.nomenclature import IGNORE
 from pipeline.objective import MOST_AVERAGING, AveragedNetwork, NormalisedNetwork
 from pipeline.optimizers import make_optimizer, set_rate
-from pipeline.progress import console
-from pipeline.publication import write_text
 from pipeline.schedules import learning_rate_factor
 from pipeline.sections import TrainingSettings
+from pipeline.training_course import Display, Pace, publish_curves, told_of
 from pipeline.training_state import Tally, TrainingState
 
 EPOCHS = 50
@@ -52,15 +48,6 @@ ROUNDS = 16
 
 SAVING_SHARE = 0.1
 """Share of the time that may go into ``last.ckpt``: epochs of seconds are not all saved."""
-
-SECONDS_BETWEEN_LINES = 60.0
-"""Without a terminal, an epoch that takes longer than this tells of itself in between."""
-
-COLUMNS = (
-    "epoch", "step", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_miou",
-    "learning_rate",
-)  # fmt: skip
-SPEED_COLUMNS = ("epoch", "step", "seconds", "tiles_per_second", "waiting")
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +72,16 @@ class FitSummary:
     steps: int
     stopped_because: str
     first: bool = True
+
+
+def most_validations(settings: TrainingSettings) -> int | None:
+    """How often a training validates at most; None if that depends on the number of tiles."""
+    if settings.validate_every is not None:
+        steps = settings.iterations
+        return None if steps is None else math.ceil(steps / settings.validate_every)
+    if settings.max_minutes is not None:
+        return ROUNDS
+    return EPOCHS if settings.iterations is None and settings.epochs is None else settings.epochs
 
 
 def seed_weights(seed: int) -> None:
@@ -213,7 +210,7 @@ class _Run:
         self._started = self._saved_at = time.monotonic()
         self._saving = self._validation_seconds = self._validated_at = 0.0
         self._validated_step = 0
-        self.pace = _Pace(0.0)
+        self.pace = Pace(0.0)
         self.interrupted = False
 
     @property
@@ -265,7 +262,7 @@ class _Run:
         with ExitStack() as opened:
             for follower in self.followers:
                 opened.callback(follower.closed)
-            display = opened.enter_context(_Display(first))
+            display = opened.enter_context(Display(first))
             opened.enter_context(self.interruption)
             if first and self.settings.sample_tiles and self.followers:
                 self.samples = validation.SampleTiles(
@@ -275,7 +272,7 @@ class _Run:
                 self._epoch(display)
         if first:
             self._publish_best()
-            self._publish_curves()
+            publish_curves(self.folder, self.state.rows, self.data.classes)
         return FitSummary(
             state.best["epoch"], state.best, state.epoch, state.step, state.stopped_because, first
         )
@@ -291,12 +288,12 @@ class _Run:
             shares.append((state.epoch + state.position / self.batches.draws.steps) / self.epochs)
         return max(shares)
 
-    def _epoch(self, display: _Display) -> None:
+    def _epoch(self, display: Display) -> None:
         """Train what is left of an epoch, and validate on the way and behind it."""
         state, draws = self.state, self.batches.draws
         draws.set_epoch(state.epoch, state.position)
         self._freeze(state.epoch < self.settings.freeze_encoder)
-        steps, self.pace = draws.steps, _Pace(self.elapsed)
+        steps, self.pace = draws.steps, Pace(self.elapsed)
         for batches in self._loaded():
             rate = self.settings.learning_rate * learning_rate_factor(
                 self._progress(self.pace.now), self.settings.schedule, self.settings.warm_up
@@ -330,25 +327,28 @@ class _Run:
             yield [self.fabric.to_device(batch) for batch in group]
 
     def _freeze(self, frozen: bool) -> None:
-        """Let the encoder keep its weights and statistics for this epoch, or train all."""
+        """Let the encoder keep its weights for this epoch, or train all.
+
+        Its batch statistics run on: images are normalised by their own bands' mean and deviation,
+        not as where the weights come from.
+        """
         self.model.train()
-        if not frozen and not self.frozen:
+        if frozen == self.frozen:
             return
         encoder = getattr(self.network, "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise SettingsError(
                 "training.freeze_encoder: this network has no encoder of its own; write 0."
             )
-        encoder.train(not frozen)
-        if frozen != self.frozen:
-            encoder.requires_grad_(not frozen)
-            self.frozen = frozen
-            if self.fabric.world_size > 1:
-                # Which weights have gradients is settled when processes are tied together; the
-                # old tie has to be gone, or gradients would be summed twice.
-                del self.model
-                gc.collect()
-                self.model = self.fabric.setup_module(self.whole)
+        encoder.requires_grad_(not frozen)
+        self.frozen = frozen
+        if self.fabric.world_size > 1:
+            # Which weights have gradients is settled when processes are tied together; the old
+            # tie has to be gone, or gradients would be summed twice.
+            del self.model
+            gc.collect()
+            self.model = self.fabric.setup_module(self.whole)
+            self.model.train()
 
     def _step(self, batches: Sequence[Batch], rate: float) -> float:
         """One step of the optimiser; returns its loss over all processes."""
@@ -408,7 +408,7 @@ class _Run:
         summed: Tensor = self.fabric.all_reduce(values, reduce_op="sum")
         return summed
 
-    def _validate(self, rate: float, display: _Display) -> None:
+    def _validate(self, rate: float, display: Display) -> None:
         """Validate, keep and publish the weights if they are the best, save, and tell."""
         state, classes, began = self.state, self.data.classes, self.elapsed
         network = self.average.network
@@ -461,16 +461,16 @@ class _Run:
         if self.fabric.is_global_zero:
             if best:
                 self._publish_best()
-            self._publish_curves()
+            publish_curves(self.folder, self.state.rows, self.data.classes)
             recent = self._saving > SAVING_SHARE * (time.monotonic() - self._saved_at)
             # The best weights are saved at once: a workflow removes the outputs of a training
             # that failed, and `last.ckpt` is none.
             if best or state.stopped_because or not recent:
                 self._save()
-        display.line(self._told(row))
+        display.line(told_of(row, self._left(), best, state.stopped_because))
         told = Validation(row, state.rows, matrix, classes, best, samples)
         self._follow(lambda follower: follower.validated(told))
-        self.pace = _Pace(self.elapsed)
+        self.pace = Pace(self.elapsed)
 
     def _follow(self, tell: Callable[[Follower], None]) -> None:
         """Tell the followers; if one of them ends the training, all processes end it."""
@@ -564,20 +564,6 @@ class _Run:
         card = self.make_card(self.state.best)
         checkpoint.save(self.folder / "best.safetensors", network, card)
 
-    def _publish_curves(self) -> None:
-        classes = [f"val_iou_{name}" for name in self.data.classes]
-        # Apart: how fast it went is not the same twice.
-        for name, columns in (
-            ("curves.csv", [*COLUMNS, *classes]),
-            ("speed.csv", list(SPEED_COLUMNS)),
-        ):
-            table = io.StringIO()
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(columns)
-            for row in self.state.rows:
-                writer.writerow([_cell(row.get(column)) for column in columns])
-            write_text(self.folder / name, table.getvalue())
-
     def _save(self) -> None:
         """Save where training stands."""
         if not self.fabric.is_global_zero:
@@ -599,113 +585,14 @@ class _Run:
         self._saved_at = time.monotonic()
         self._saving = self._saved_at - began
 
-    def _tell(self, display: _Display, loss: float, rate: float) -> None:
+    def _tell(self, display: Display, loss: float, rate: float) -> None:
         """Tell of a step."""
         pace, state = self.pace, self.state
         display.update(self._progress(pace.now), state.epoch + 1, pace.speed, loss)
         for follower in self.followers:
             follower.stepped(state.step, loss, rate, pace.speed, pace.waiting)
 
-    def _told(self, row: Mapping[str, Any]) -> str:
-        """What a person reads of a validation."""
+    def _left(self) -> float:
+        """Seconds that are left at most."""
         progress = min(self._progress(self.state.elapsed), 1.0)
-        left = self.state.elapsed / progress * (1 - progress) if progress else math.nan
-        mark = " (best)" if self.state.best["step"] == row["step"] else ""
-        then = self.state.stopped_because or f"{left / 60:.1f} min left at most"
-        return (
-            f"epoch {row['epoch']:g}: loss {row['train_loss']:.4f}, accuracy "
-            f"{row['train_accuracy']:.3f}, validation loss {row['val_loss']:.4f}, accuracy "
-            f"{row['val_accuracy']:.3f}, mIoU {row['val_miou']:.3f}{mark}, "
-            f"{row['tiles_per_second']:.1f} tiles/s ({row['waiting']:.1%} waiting); {then}"
-        )
-
-
-@dataclass
-class _Pace:
-    """How fast it goes since the last validation.
-
-    Attributes:
-        began: Seconds of the training at its begin.
-        now: Seconds of the training after the last step.
-        tiles: Tiles since then.
-        waited: Seconds of them spent waiting for data.
-    """
-
-    began: float
-    now: float = math.nan
-    tiles: int = 0
-    waited: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.now = self.began
-
-    def after(self, tiles: int, now: float) -> None:
-        """Count a step."""
-        self.tiles, self.now = self.tiles + tiles, now
-
-    @property
-    def seconds(self) -> float:
-        return max(self.now - self.began, 1e-9)
-
-    @property
-    def speed(self) -> float:
-        """Tiles a second."""
-        return self.tiles / self.seconds
-
-    @property
-    def waiting(self) -> float:
-        """Share of the time spent waiting for data."""
-        return min(self.waited / self.seconds, 1.0)
-
-
-def _cell(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-class _Display:
-    """A bar for people at a terminal; lines in the log for everybody else.
-
-    Args:
-        shown: Whether this process tells anything.
-    """
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
-        self._bar: Progress | None = None
-        self._said = time.monotonic()
-
-    def __enter__(self) -> _Display:
-        if self._shown and console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:.0f} %"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._bar.start()
-            self._bar.add_task("training", total=1.0)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def update(self, progress: float, epoch: int, speed: float, loss: float) -> None:
-        """Tell of a step."""
-        text = f"epoch {epoch}  {speed:.1f} tiles/s  loss {loss:.3f}"
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=progress, description=text)
-        elif self._shown and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
-            logger.info("%s, %.0f %% done", text, 100 * progress)
-            self._said = time.monotonic()
-
-    def line(self, text: str) -> None:
-        """Tell of an epoch."""
-        if self._bar:
-            console.print(text, highlight=False)
-        elif self._shown:
-            logger.info("%s", text)
-            self._said = time.monotonic()
+        return self.state.elapsed / progress * (1 - progress) if progress else math.nan

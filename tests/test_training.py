@@ -535,17 +535,19 @@ class WithEncoder(nn.Module):
         return logits
 
 
-def test_a_frozen_encoder_keeps_weights_and_statistics_until_its_epochs_are_over(
+def test_a_frozen_encoder_keeps_its_weights_until_its_epochs_are_over(
     shard: Path, tmp_path: Path
 ) -> None:
     network = WithEncoder()
-    first = {k: v.clone() for k, v in network.encoder.state_dict().items()}
+    first = {name: weight.detach().clone() for name, weight in network.encoder.named_parameters()}
+    means = [0.0]
     frozen: list[bool] = []
 
     class Watcher:
         def validated(self, told: Any) -> None:
             now = network.encoder.state_dict()
             frozen.append(all(torch.equal(now[k], v) for k, v in first.items()))
+            means.append(float(now["1.running_mean"][0]))
 
         def stepped(self, *_: float) -> None: ...
 
@@ -554,6 +556,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_until_its_epochs_are_over
     settings = SETTINGS.model_copy(update={"freeze_encoder": 2, "encoder_rate": 0.1})
     run(shard, tmp_path, settings, network=network, followers=[Watcher()])
     assert frozen == [True, True, False, False]
+    assert len(set(means)) == 5  # statistics follow the images all the time
     assert not torch.equal(network.encoder.state_dict()["0.weight"], first["0.weight"])
 
 

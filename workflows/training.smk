@@ -2,10 +2,12 @@ rule train:
     """Train the network on the shards of all sheets.
 
     `last.ckpt` is no output on purpose: Snakemake would delete it when a job fails, and a
-    training that was killed goes on from it.
+    training that was killed goes on from it. Neither are the pictures, findings and speeds, which
+    tell of the training but decide nothing.
     """
     input:
         shards=expand(paths.shard("{sheet}"), sheet=LABELLED),
+        plan=paths.tile_plan,
         nomenclature=settings.nomenclature,
     output:
         paths.best,
