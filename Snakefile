@@ -3,6 +3,8 @@
     snakemake --cores 4 --configfile my_run.yaml          the whole run
     snakemake --cores 4                                   the demo
     snakemake --profile slurm --configfile my_run.yaml    on a cluster
+    snakemake tuning --cores 4 --configfile my_run.yaml configs/tuning.yaml
+                                                          the search for better settings
 """
 
 import sys
@@ -35,12 +37,14 @@ BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
 
 
 wildcard_constraints:
+    worker=r"\d+",
     sheet="|".join(SHEETS),
     base="|".join(BASES) or "none",
 
 
 localrules:
     all,
+    tuning,
 
 
 onstart:
@@ -56,6 +60,7 @@ include: "workflows/demo.smk"
 include: "workflows/labels.smk"
 include: "workflows/shards.smk"
 include: "workflows/training.smk"
+include: "workflows/tuning.smk"
 include: "workflows/mapping.smk"
 include: "workflows/evaluation.smk"
 
@@ -66,3 +71,9 @@ rule all:
     input:
         paths.report,
         expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+
+
+rule tuning:
+    """The search for better settings: its page, its trials and the best of them."""
+    input:
+        paths.tuning_report,

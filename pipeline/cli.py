@@ -186,6 +186,38 @@ def train(config: Config) -> None:
 
 
 @app.command()
+def tune(
+    config: Config,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, help="End after so many trials; the search goes on."),
+    ] = None,
+    worker: Annotated[
+        int, typer.Option("--worker", min=1, help="Number of this worker, for the record.")
+    ] = 1,
+) -> None:
+    """Search for better settings: join the run's study, or start it, and train its trials.
+
+    Any number of these work on one study at the same time, on any nodes that share the run's
+    folder, until all of `tuning.trials` are done. The same command goes on after a kill.
+
+    Example: python -m pipeline tune --config my_run.yaml --config configs/tuning.yaml
+    """
+    stages, run = _run(config)
+    stages.tune(run, worker, trials)
+
+
+@app.command()
+def tuning_report(config: Config) -> None:
+    """Write the page of a search: tuning/index.html, trials.csv and best.yaml.
+
+    Example: python -m pipeline tuning-report --config my_run.yaml --config configs/tuning.yaml
+    """
+    stages, run = _run(config)
+    stages.tuning_report(run)
+
+
+@app.command()
 def map_sheet(config: Config, sheet: Sheet) -> None:
     """Predict the class of every pixel of a sheet, as a GeoTIFF on the orthophoto's grid.
 

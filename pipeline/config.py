@@ -58,9 +58,10 @@ class Settings(Section):
     tuning: TuningSettings = TuningSettings()
     mapping: MappingSettings = MappingSettings()
 
-    def as_yaml(self) -> str:
-        """The settings as YAML that :func:`load` reads back to the same settings."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def as_yaml(self, *sections: str) -> str:
+        """The settings, or some sections, as YAML that :func:`load` reads back to the same."""
+        values = self.model_dump(mode="json", include=set(sections) or None)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path] = ()) -> Settings:

@@ -5,12 +5,13 @@ Of the training only: what decides the tiles or their labels stays the same for 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import json
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -188,6 +189,19 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
             inside = inside.setdefault(name, {})
         inside[last] = value
     return tree
+
+
+def without(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Nested settings but for those of some dotted names."""
+    left: dict[str, Any] = copy.deepcopy(dict(values))
+    for key in keys:
+        inside: Any = left
+        *above, last = key.split(".")
+        for name in above:
+            inside = inside.get(name) if isinstance(inside, dict) else None
+        if isinstance(inside, dict):  # a single loss is written without its weight
+            inside.pop(last, None)
+    return left
 
 
 def whole(section: Section, setting: str) -> bool | None:

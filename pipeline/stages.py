@@ -525,9 +525,11 @@ def tune(run: Run, worker: int = 1, most: int | None = None) -> None:
         worker: Number of this worker; any number of them work on one study.
         most: Most trials of this worker; None until the study has all of its own.
     """
-    from pipeline import tuning
+    from pipeline import training, tuning
 
-    search, paths = _search(run), run.paths
+    paths, limits = run.paths, ("epochs", "iterations", "max_minutes", "validate_every")
+    searched = any(f"training.{limit}" in run.settings.tuning.space for limit in limits)
+    search = _search(run, None if searched else training.most_validations(run.settings.training))
 
     def trained(
         number: int, values: Mapping[str, Any], followers: Sequence[Follower]
@@ -563,14 +565,18 @@ def tuning_report(run: Run) -> None:
     log.info("Best settings: %s", paths.best_settings)
 
 
-def _search(run: Run) -> Search:
+def _search(run: Run, validations: int | None = None) -> Search:
     """The search that a run's settings describe.
+
+    Args:
+        run: The run.
+        validations: Most validations of a training, if known.
 
     Raises:
         SettingsError: If a network of the space does not exist.
         InputError: If a shard is missing.
     """
-    from pipeline import networks, training
+    from pipeline import networks
     from pipeline.tuning_study import Search
 
     tuning, classes, paths = run.settings.tuning, run.nomenclature, run.paths
@@ -584,16 +590,13 @@ def _search(run: Run) -> Search:
         for name, part in parts.items()
     }
     weights = Path(run.settings.training.encoder_weights)
-    limits = {f"training.{key}" for key in ("epochs", "iterations", "max_minutes", "validate_every")}
     return Search(
         folder=paths.tuning,
         trial_folder=paths.trial,
         settings=tuning,
         axes=axes,
         seed=run.settings.seed,
-        validations=(
-            None if limits & set(axes) else training.most_validations(run.settings.training)
-        ),
+        validations=validations,
         fingerprint=config.fingerprint(
             {"seed": run.settings.seed, "nomenclature": classes.fingerprint},
             search_space.without(kept, axes),

@@ -123,7 +123,7 @@ HOMES = {
     "dask": {"clusters", "slurm_jobs"},
     "distributed": {"clusters", "slurm_jobs"},
     "dask_jobqueue": {"slurm_jobs"},
-    "matplotlib": {"figures", "contact_sheet", "sample_pictures"},
+    "matplotlib": {"figures", "contact_sheet", "sample_pictures", "tuning_figures"},
     "torch": {
         "networks",
         "checkpoint",
