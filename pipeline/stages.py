@@ -416,7 +416,11 @@ def train(run: Run) -> None:
     if not summary.first:
         return
     write_text(paths.card, checkpoint.read_card(paths.best).as_json())
-    picture = figures.curves_picture(evidence.read_curves(paths.curves))
+    rows = evidence.read_curves(paths.curves, paths.speed)
+    if not paths.findings.exists():
+        # Ended already when it was started: the curves alone say most of it.
+        diagnosis.publish(paths.findings, diagnosis.findings(rows, None, run.nomenclature.names))
+    picture = figures.curves_picture(rows)
     with published(paths.curves_picture) as (draft,):
         draft.write_bytes(picture)
     log.info(
@@ -440,6 +444,7 @@ def _trained(
         followers: Are told of steps and validations.
     """
     from pipeline import batches, checkpoint, networks, node_cache, training
+    from pipeline.networks import weights_store
 
     settings, classes, paths = chosen.training, run.nomenclature, run.paths
     tiles_ignore = chosen.tiling.tiles_ignore
@@ -462,6 +467,7 @@ def _trained(
         classes=len(classes),
         weights_dir=settings.weights_dir,
     )
+    encoder = networks.encoder_of(settings.network, settings.encoder)
     manifests = {reader.manifest.sheet: reader.manifest for reader in readers}
     pixels = {
         name: dict(zip(classes.names, total.class_pixels, strict=True))
@@ -476,7 +482,7 @@ def _trained(
     def card(scores: Mapping[str, Any]) -> checkpoint.ModelCard:
         return checkpoint.ModelCard(
             network=settings.network,
-            encoder=networks.encoder_of(settings.network, settings.encoder),
+            encoder=encoder,
             bands=data.bands,
             pixel_size=data.pixel_size,
             classes=classes.names,
@@ -496,6 +502,8 @@ def _trained(
 
     # What decides the result; on how many devices and workers may change between two starts.
     weights = Path(settings.encoder_weights)
+    if settings.encoder_weights == networks.IMAGENET:
+        weights = weights_store.weights_file(settings.weights_dir, encoder)
     fingerprint = config.fingerprint(
         {"seed": chosen.seed, "nomenclature": classes.fingerprint},
         {"augmentation": chosen.augmentation.model_dump(mode="json")},

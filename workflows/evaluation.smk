@@ -32,6 +32,8 @@ rule report:
         maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
         card=paths.card,
         curves=paths.curves,
+        speed=paths.speed,
+        findings=paths.findings,
     output:
         paths.report,
         paths.scores,

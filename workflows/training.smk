@@ -2,8 +2,8 @@ rule train:
     """Train the network on the shards of all sheets.
 
     `last.ckpt` is no output on purpose: Snakemake would delete it when a job fails, and a
-    training that was killed goes on from it. Neither are the pictures, findings and speeds, which
-    tell of the training but decide nothing.
+    training that was killed goes on from it. Neither are the sample predictions, which a training
+    that has ended cannot draw again.
     """
     input:
         shards=expand(paths.shard("{sheet}"), sheet=LABELLED),
@@ -13,6 +13,8 @@ rule train:
         paths.best,
         paths.card,
         paths.curves,
+        paths.speed,
+        paths.findings,
         paths.curves_picture,
     log:
         paths.log("train"),
