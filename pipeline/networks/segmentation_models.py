@@ -16,6 +16,7 @@ from pipeline.errors import SettingsError
 from pipeline.networks import NO_WEIGHTS, did_you_mean
 from pipeline.networks.fcn import Fcn
 from pipeline.networks.padding import AnySize
+from pipeline.networks.patches import keep_exact
 from pipeline.networks.trial import complaint_of, drop_idle
 from pipeline.networks.weights import read_weights, start_encoder
 
@@ -135,6 +136,7 @@ def _first_that_works(
         complaint = complaint_of(network, images)
         if not complaint:
             drop_idle(network, images)
+            keep_exact(network)
             return AnySize(network, stride, least)
         complaints.append(complaint)
     # That an encoder has no option for other sizes tells less than what it says without one.
