@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,9 +60,11 @@ def work(search: Search, train: Train, *, worker: int = 1, most: int | None = No
         Trials that this worker has ended: complete, pruned or failed.
 
     Raises:
-        SettingsError: If nothing is searched, or the folder has a study of other settings or data.
+        SettingsError: If nothing is searched, the folder has a study of other settings or data, or
+            this is one of several processes that were started as one training.
         TrainingError: If the study's file cannot be read, or the first trials all fail.
     """
+    _check_alone()
     study = _Study(search, worker)
     ended: list[str] = []
     while most is None or len(ended) < most:
@@ -283,6 +286,15 @@ class _Study:
                 patterns = ["*.ckpt"] if trial.number == best else ["*.ckpt", "*.safetensors"]
                 for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
                     path.unlink(missing_ok=True)
+
+
+def _check_alone() -> None:
+    several = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if several or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise SettingsError(
+            "A worker of a search is one process; srun or torchrun has started several as one.",
+            remedy="Start each worker by itself: in a job of its own, or by `srun --ntasks 1`.",
+        )
 
 
 def _plain(value: object) -> str:

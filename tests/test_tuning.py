@@ -325,6 +325,20 @@ def test_nothing_to_search_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "study.journal").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLURM_STEP_NUM_TASKS", "4"), ("TORCHELASTIC_RUN_ID", "x")]
+)
+def test_a_worker_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="is one process"):
+        tuning.work(search(tmp_path), Trainer())
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert tuning.work(search(tmp_path, trials=1), Trainer()) == 1
+
+
 def test_a_line_that_a_full_disk_cut_off_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

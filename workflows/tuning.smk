@@ -6,6 +6,7 @@ rule tune:
     """
     input:
         shards=expand(paths.shard("{sheet}"), sheet=LABELLED),
+        plan=paths.tile_plan,
         nomenclature=settings.nomenclature,
     output:
         paths.tuning_worker("{worker}"),
