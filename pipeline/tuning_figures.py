@@ -80,7 +80,8 @@ def _history(figure: Figure, study: StudyRecord) -> None:
     done, pruned = study.of("complete"), [t for t in _scored(study) if t.state == "pruned"]
     axes.scatter(
         [t.number for t in pruned], [scored(study, t.value) for t in pruned],
-        facecolors="none", edgecolors=_QUIET, s=22, label="pruned (its last score)",
+        facecolors="none", edgecolors=_QUIET, s=22,
+        label="pruned (its last score)" if pruned else None,
     )  # fmt: skip
     axes.scatter(
         [t.number for t in done], [scored(study, t.value) for t in done],
@@ -198,8 +199,13 @@ def _slices(figure: Figure, study: StudyRecord) -> None:
             for text in axes.get_xticklabels():
                 text.set_parse_math(False)
             axes.set_xlim(-0.5, len(labels) - 0.5)
-        elif axis.log:
+        elif axis.log:  # the whole range, so that one sees what lies at its edge
+            room = (axis.high / axis.low) ** 0.04
             axes.set_xscale("log")
+            axes.set_xlim(axis.low / room, axis.high * room)
+        else:
+            room = 0.04 * (axis.high - axis.low)
+            axes.set_xlim(axis.low - room, axis.high + room)
     for axes in places[len(study.axes) :]:
         axes.remove()
 

@@ -152,7 +152,7 @@ def best_yaml(study: StudyRecord, folder: str) -> str:
     return (
         f"# Best of {len(study.trials)} trials in {folder}: trial {best.number}, {study.metric} "
         f"{best.value:.4f} on the validation ground.\n"
-        "# snakemake --cores 4 --configfile my_run.yaml THIS_FILE\n"
+        f"# snakemake --cores 4 --configfile my_run.yaml {folder}/best.yaml\n"
         f"{text}"
     )
 

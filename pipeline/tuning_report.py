@@ -62,7 +62,7 @@ def summary(study: StudyRecord) -> list[str]:
         f"validation ground, with {listed(chosen)}."
     )
     done = study.of("complete")
-    if len(done) > 1:
+    if len(done) > 3:
         values = sorted((study.sign * trial.value for trial in done), reverse=True)
         middle = study.sign * values[len(values) // 2]
         sentences.append(f"Half of the complete trials are at {_score(study, middle)} or worse.")

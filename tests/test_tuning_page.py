@@ -83,7 +83,9 @@ def test_best_settings_are_sections_with_the_settings_values() -> None:
             "average_weights": False,
         }
     }  # fmt: skip
-    assert text.startswith("# Best of 6 trials in run/a/tuning: trial 3, mean_iou 0.7000 on ")
+    first, second, *_ = text.splitlines()
+    assert first.startswith("# Best of 6 trials in run/a/tuning: trial 3, mean_iou 0.7000 on ")
+    assert second.endswith("--configfile my_run.yaml run/a/tuning/best.yaml")
 
 
 def test_without_a_complete_trial_it_is_told_why() -> None:
@@ -171,7 +173,10 @@ def test_the_page_tells_the_search_in_sentences() -> None:
         '{"cross_entropy": 1, "dice": 0.5}, training.gradient_clip 1 and '
         "training.average_weights false."
     )
-    assert "training.learning_rate" in sentences[3]
+    assert "What matters most is training.learning_rate" in sentences[2]
+    more = [trial(number, "complete", 0.1 * number) for number in range(5)]
+    said = tuning_report.summary(record(trials=more))[2].replace("\u202f", " ")
+    assert said == "Half of the complete trials are at 20.0 % or worse."
     assert tuning_report.summary(record(trials=[]))[0] == "No trial yet."
     assert "loss of 0.5 on" in tuning_report.summary(record("loss"))[1]
 
