@@ -51,7 +51,7 @@ class EpochSampler:
         seed: Seed of the run.
         shuffle: How the order is mixed; None for the order of the shards, which is validation's:
             its tiles are dealt out one by one, in batches that may differ in number.
-        batch_size: Tiles a batch, at most; one more where the tiles are too few for the processes.
+        batch_size: Tiles a batch, at most; one or two more where there are hardly any tiles.
         accumulate: Batches a step.
         rank: Number of this process.
         world: Number of processes. The tiles of a step are dealt out one by one, but in ``local``
@@ -102,7 +102,8 @@ class EpochSampler:
     def batches(self) -> int:
         """Batches of each step of the chosen epoch: ``accumulate``, but where tiles are few."""
         draws = self._draws()
-        return max(1, min(self.accumulate, draws // self._steps(draws) // self.world))
+        each = draws // self._steps(draws) // self.world
+        return max(1, min(self.accumulate, each // self._least))
 
     def __len__(self) -> int:
         if self.shuffle is None:
@@ -135,8 +136,14 @@ class EpochSampler:
         return range(draws * step // steps + self.rank, draws * (step + 1) // steps, self.world)
 
     def _steps(self, draws: int) -> int:
-        wanted = math.ceil(draws / (self.batch_size * self.accumulate * self.world))
-        return min(wanted, draws // self.world)  # each process has a draw in each step
+        batches = self.accumulate * self.world
+        wanted = math.ceil(draws / (self.batch_size * batches))
+        return max(1, min(wanted, draws // (self._least * batches)))
+
+    @property
+    def _least(self) -> int:
+        """Draws of a batch, where there are enough: statistics of a single tile say nothing."""
+        return min(self.batch_size, 2)
 
     def _draws(self) -> int:
         return self.tiles if self.repeats is None else int(self._counts().sum())

@@ -447,6 +447,7 @@ def _trained(
     from pipeline.networks import weights_store
 
     settings, classes, paths = chosen.training, run.nomenclature, run.paths
+    networks.check_batch(settings.network, settings.batch_size)
     tiles_ignore = chosen.tiling.tiles_ignore
     cache = node_cache.NodeCache(settings.cache_dir)
     readers = [cache.reader(paths.shard(name)) for name in run.labelled_sheets]

@@ -231,7 +231,7 @@ def test_batches_are_of_nearly_one_size(shard: Shard) -> None:
         train, validation = ([len(images) for images, _ in loader] for loader in loaders)
         return train, validation
 
-    assert sizes(2) == ([1, 2, 2], [2, 2, 1])
+    assert sizes(2) == ([2, 3], [2, 2, 1])
     assert sizes(4) == ([2, 3], [4, 1])
     assert sizes(8) == ([5], [5])
 

@@ -27,6 +27,7 @@ __all__ = [
     "NO_WEIGHTS",
     "autocast",
     "build",
+    "check_batch",
     "encoder_of",
     "resolve_precision",
 ]
@@ -189,6 +190,21 @@ def build(
             )
         encoder_weights = str(weights_store.weights_file(weights_dir, used))
     return architecture.build(used, encoder_weights, bands, classes)
+
+
+def check_batch(network: str, batch_size: int) -> None:
+    """Check that a network can be trained on batches of a size.
+
+    Raises:
+        SettingsError: If there is no such network, or it needs more tiles at once.
+    """
+    least = _architecture(network).least_batch
+    if batch_size < least:
+        raise SettingsError(
+            f"training.batch_size: {network} normalises a feature of the whole tile over the "
+            f"batch, and needs {least} tiles at least.",
+            remedy=f"Write {least} or more, and a smaller `tiling.tile_px` if memory is short.",
+        )
 
 
 def encoder_of(network: str, encoder: str) -> str:
