@@ -32,6 +32,7 @@ def entry(name: str, miou: float, accuracy: float = 0.8, **more: Any) -> dict[st
         "name": name, "network": "unet", "encoder": "resnet18", "weights": "none", "minutes": 6,
         "parameters": 14_330_000, "overall_accuracy": accuracy, "mean_iou": miou,
         "frequency_weighted_iou": 0.7, "validation_mean_iou": 0.5, "checkpoint_bytes": 57_400_000,
+        "trained_seconds": 363.0,
         **_SPEED, **more,
     }  # fmt: skip
 
@@ -129,6 +130,9 @@ def test_a_killed_benchmark_goes_on_and_failures_are_told(tmp_path: Path, began:
 
     measure("enet")  # what failed is tried again
     assert began == ["unet", "enet", "enet"]
+    kept["unet, 6 min"]["layout"] = 1  # of an older state of the code
+    store.write_text(json.dumps(kept), "utf-8")
+    assert "unet, 6 min" not in networks.read(store)
     with pytest.raises(BenchmarkFailedError, match=r"no network of networks\.yaml: unett"):
         measure("unett")
 
@@ -167,8 +171,8 @@ def test_the_best_is_compared_with_the_most_of_any_peer() -> None:
         "| unet", "| *torchgeo*", "| *smp*", "| segnet",
     ]  # fmt: skip
     assert lines[4] == (
-        "| unet | unet | resnet18 | random | 14.33 M | 80.0 | 61.0 | 70.0 | 50.0 | 8.0 | 1.0 % | "
-        "2.00 | 57.4 |"
+        "| unet | unet | resnet18 | random | 14.33 M | 6.0 | 80.0 | 61.0 | 70.0 | 50.0 | "
+        "8.0 | 1.0 % | 2.00 | 57.4 |"
     )
     assert lines[9] == (
         "unet against the best of smp and torchgeo: accuracy 80.0 against 70.0, mIoU 61.0 against "

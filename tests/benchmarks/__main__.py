@@ -9,6 +9,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, print; returns 1 where a benchmark failed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyogrio").setLevel(logging.WARNING)
+    # Killed, it ends what it measures as well: a process left over would disturb the next one.
+    signal.signal(signal.SIGTERM, _terminated)
     given = _parser().parse_args(arguments)
     folder: Path = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +109,10 @@ def _when(began: float) -> dict[str, Any]:
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "minutes": round((time.perf_counter() - began) / 60, 1),
     }
+
+
+def _terminated(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

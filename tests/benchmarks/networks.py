@@ -33,9 +33,12 @@ PEERS = {
     "torchgeo": {"network": "TorchGeo, SemanticSegmentationTask: unet", "encoder": "resnet50"},
 }
 
+LAYOUT = 2
+"""Version of an entry; raised when its keys change their meaning. Older ones are not read."""
+
 _COLUMNS = (
-    "", "network", "encoder", "first weights", "parameters", "accuracy", "mIoU", "fwIoU",
-    "validation mIoU", "tiles/s", "waiting", "s/Mpx", "MB",
+    "", "network", "encoder", "first weights", "parameters", "minutes", "accuracy", "mIoU",
+    "fwIoU", "validation mIoU", "tiles/s", "waiting", "s/Mpx", "MB",
 )  # fmt: skip
 _TEXT = 4  # columns of text, the first ones
 _SCORES = {
@@ -102,6 +105,7 @@ class Networks:
             except BenchmarkFailedError as error:
                 found = {"failed": str(error)}
             entries[key] = {
+                "layout": LAYOUT,
                 "name": name,
                 "minutes": setup.minutes,
                 "stamp": stamp,
@@ -111,15 +115,14 @@ class Networks:
             }
             # After each, so that what was measured is kept when the next one is killed.
             write_text(store, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+            write_text(store.with_suffix(".md"), table(of_minutes(entries, setup), setup))
             say(f"  {name}: {_told(found)}")
-        chosen = [entry for entry in entries.values() if entry["minutes"] == setup.minutes]
-        text = table(chosen, setup)
-        write_text(store.with_suffix(".md"), text)
+        chosen = of_minutes(entries, setup)
         failed = [f"{e['name']}: {e['failed']}" for e in chosen if "failed" in e]
         return {
             "entries": chosen,
             "verdict": verdict(chosen),
-            "table": text,
+            "table": table(chosen, setup),
             **({"failed": "\n\n".join(failed)} if failed else {}),
         }
 
@@ -193,7 +196,12 @@ def read(store: Path) -> dict[str, Any]:
     if not store.exists():
         return {}
     found: dict[str, Any] = json.loads(store.read_text("utf-8"))
-    return found
+    return {key: entry for key, entry in found.items() if entry.get("layout") == LAYOUT}
+
+
+def of_minutes(entries: Mapping[str, Any], setup: Setup) -> list[dict[str, Any]]:
+    """Entries of as many minutes as are asked for."""
+    return [entry for entry in entries.values() if entry["minutes"] == setup.minutes]
 
 
 def done(entry: Mapping[str, Any], stamp: Mapping[str, Any], keep: bool) -> bool:
@@ -259,7 +267,7 @@ def table(entries: Sequence[Mapping[str, Any]], setup: Setup) -> str:
         f"Each trained for {setup.minutes:g} minutes with {setup.threads} threads, validations "
         "included, on scenes 1, 2, 4 and 5; scores in per cent on the map of scene 6, validation "
         "on scene 3; seconds of mapping with all that it reads and writes. Peers in italics: what "
-        "they begin in time they finish, their Lightning checkpoints hold the optimiser as well.",
+        "they begin in time they finish, TorchGeo's checkpoint holds the optimiser as well.",
         "",
         _line(_COLUMNS),
         _line(["---"] * _TEXT + ["---:"] * (len(_COLUMNS) - _TEXT)),
@@ -293,6 +301,7 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         str(entry["encoder"]),
         weights.get(entry["weights"], str(entry["weights"])),
         f"{entry['parameters'] / 1e6:.2f} M",
+        f"{entry['trained_seconds'] / 60:.1f}",
         *(f"{100 * entry[key]:.1f}" for key in (*_SCORES, "validation_mean_iou")),
         f"{entry['tiles_per_second']:.1f}",
         f"{100 * entry['waiting']:.1f} %",

@@ -214,7 +214,7 @@ def smp_loop(scenes: dict[str, Any], minutes: float, out: Path) -> dict[str, Any
     ran = time.perf_counter() - began
     network.load_state_dict(torch.load(weights, weights_only=True))
     return {
-        "seconds": ran,
+        "trained_seconds": ran,
         "tiles": tiles,
         "tiles_per_second": tiles / (ran - validating),
         "waiting": sum(waits) / (ran - validating),
@@ -279,7 +279,7 @@ def torchgeo_loop(scenes: dict[str, Any], minutes: float, out: Path) -> dict[str
     mean, std = [0.0] * 3, [1.0] * 3
     score = validated(task, read_scenes(scenes["validation"]), mean, std, classes)
     return {
-        "seconds": ran,
+        "trained_seconds": ran,
         "tiles": BATCH * watch.batches,
         "tiles_per_second": BATCH * watch.batches / (ran - watch.validating),
         "waiting": watch.waiting / (ran - watch.validating),

@@ -40,6 +40,8 @@ def pace(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
 
 def main() -> None:
     """Do what the command line says."""
+    import torch
+
     from pipeline import (  # noqa: F401 - what stages import when they come to it
         batches,
         checkpoint,
@@ -75,6 +77,7 @@ def main() -> None:
             stages.confusion(run, given.map, given.threads)
     with (paths.models / "speed.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    state = torch.load(paths.last, map_location="cpu", mmap=True, weights_only=True)["state"]
     card = checkpoint.read_card(paths.best)
     network, _ = checkpoint.load(paths.best)
     told |= pace(rows)
@@ -85,6 +88,8 @@ def main() -> None:
         "parameters": sum(p.numel() for p in network.parameters()),
         "checkpoint_bytes": paths.best.stat().st_size,
         "steps": int(rows[-1]["step"]),
+        # Over all starts, validations included; the stage's own time is of this start.
+        "trained_seconds": float(state["elapsed"]),
         "validation_mean_iou": json.loads(card.as_json())["scores"]["mean_iou"],
     }
     harness.answer(seconds, **told)
