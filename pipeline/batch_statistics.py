@@ -9,8 +9,8 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-FIRST_STEPS = 10
-"""So many steps count alike in the running statistics; afterwards the layer's own momentum does."""
+MOMENTUM = 0.1
+"""Least share of a step in the running statistics; torch's default."""
 
 
 class _Sum(torch.autograd.Function):
@@ -118,10 +118,12 @@ def _replaced(layer: nn.Module) -> nn.Module:
 
 
 class RunningStatistics:
-    """Lets the first steps count alike in the running means and variances of a network.
+    """Lets running means and variances follow the images from the first step on.
 
-    With its usual momentum a layer still holds a third of its made-up first statistics (mean 0,
-    variance 1) after ten steps, and scores of the first validation are wild.
+    The first steps count alike: with its usual momentum a layer still holds a third of its made-up
+    first statistics (mean 0, variance 1) after ten steps, and scores of the first validation are
+    wild. Momenta below :data:`MOMENTUM`, of networks that were made for millions of steps, are
+    raised to it: they would lag behind the averaged weights.
 
     Args:
         network: Whose layers.
@@ -129,14 +131,12 @@ class RunningStatistics:
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [
-            (layer, layer.momentum)
+            (layer, max(layer.momentum, MOMENTUM))
             for layer in network.modules()
             if isinstance(layer, _BatchNorm) and layer.momentum is not None
         ]
 
     def before(self, step: int) -> None:
-        """Set the layers' momentum for a step (from 0)."""
-        if step > FIRST_STEPS:
-            return
+        """Set the layers' momentum for a step (from 0); it depends on nothing else."""
         for layer, momentum in self._layers:
-            layer.momentum = max(momentum or 0.0, 1.0 / (step + 1))
+            layer.momentum = max(momentum, 1.0 / (step + 1))

@@ -102,8 +102,7 @@ class EpochSampler:
     def batches(self) -> int:
         """Batches of each step of the chosen epoch: ``accumulate``, but where tiles are few."""
         draws = self._draws()
-        each = draws // self._steps(draws) // self.world
-        return max(1, min(self.accumulate, each // self._least))
+        return max(1, min(self.accumulate, draws // self._steps(draws) // self._least))
 
     def __len__(self) -> int:
         if self.shuffle is None:
@@ -136,14 +135,16 @@ class EpochSampler:
         return range(draws * step // steps + self.rank, draws * (step + 1) // steps, self.world)
 
     def _steps(self, draws: int) -> int:
-        batches = self.accumulate * self.world
-        wanted = math.ceil(draws / (self.batch_size * batches))
-        return max(1, min(wanted, draws // (self._least * batches)))
+        wanted = math.ceil(draws / (self.batch_size * self.accumulate * self.world))
+        return max(1, min(wanted, draws // (self._least * self.accumulate)))
 
     @property
     def _least(self) -> int:
-        """Draws of a batch, where there are enough: statistics of a single tile say nothing."""
-        return min(self.batch_size, 2)
+        """Draws of a batch over all processes, where there are enough.
+
+        One for each of them, and not a single one: its statistics would say nothing.
+        """
+        return max(self.world, min(self.batch_size * self.world, 2))
 
     def _draws(self) -> int:
         return self.tiles if self.repeats is None else int(self._counts().sum())

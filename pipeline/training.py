@@ -258,6 +258,7 @@ class _Run:
         now, state = time.monotonic(), self.state
         self._started, self._saved_at = now - state.elapsed, now
         self._validated_at = state.elapsed
+        self.pace = Pace(state.elapsed)
         first = self.fabric.is_global_zero
         with ExitStack() as opened:
             for follower in self.followers:
@@ -293,7 +294,7 @@ class _Run:
         state, draws = self.state, self.batches.draws
         draws.set_epoch(state.epoch, state.position)
         self._freeze(state.epoch < self.settings.freeze_encoder)
-        steps, self.pace = draws.steps, Pace(self.elapsed)
+        steps = draws.steps
         for batches in self._loaded():
             rate = self.settings.learning_rate * learning_rate_factor(
                 self._progress(self.pace.now), self.settings.schedule, self.settings.warm_up
@@ -554,8 +555,10 @@ class _Run:
         if every is not None:
             return state.step - self._validated_step >= every
         if self.seconds < math.inf:
-            # By time, neither each of many short epochs nor only the end of a long one.
-            return self.pace.now - self._validated_at > self.seconds / ROUNDS
+            # By time, neither each of many short epochs nor only the end of a long one; and not so
+            # often that validating takes more than a tenth of the time.
+            least = max(self.seconds / ROUNDS, 9 * self._validation_seconds)
+            return self.pace.now - self._validated_at > least
         return state.position == 0
 
     def _publish_best(self) -> None:

@@ -73,7 +73,7 @@ def test_accumulated_batches_are_the_parts_of_larger_ones() -> None:
 
 @pytest.mark.parametrize(
     ("tiles", "size", "accumulate", "world", "steps", "batches_a_step"),
-    [(3, 1, 1, 2, 1, 1), (5, 8, 4, 1, 1, 2), (2, 8, 4, 1, 1, 1), (7, 2, 1, 3, 1, 1)],
+    [(3, 1, 1, 2, 1, 1), (5, 8, 4, 1, 1, 2), (2, 8, 4, 1, 1, 1), (7, 2, 1, 3, 2, 1)],
 )
 def test_each_process_has_tiles_in_each_batch_however_few_there_are(
     tiles: int, size: int, accumulate: int, world: int, steps: int, batches_a_step: int
@@ -94,21 +94,35 @@ def test_each_process_has_tiles_in_each_batch_however_few_there_are(
 @pytest.mark.parametrize("shuffle", ["full", "local"])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_no_batch_is_of_one_tile_and_none_is_much_too_large(
+def test_no_batch_is_of_one_tile_and_none_is_too_large(
     shuffle: Shuffle, accumulate: int, world: int
 ) -> None:
     for size in (2, 3, 8):
         for tiles in range(2 * accumulate * world, 150):
-            sizes = []
+            batches = []
             for rank in range(world):
                 sampler = EpochSampler(
                     [tiles], 0, shuffle=shuffle, batch_size=size, accumulate=accumulate,
                     rank=rank, world=world,
                 )  # fmt: skip
-                sizes += [len(batch) for batch in sampler]
-            assert sum(sizes) == tiles
-            assert min(sizes) >= 2
-            assert max(sizes) <= size + 2
+                batches.append([len(batch) for batch in sampler])
+            together = np.sum(batches, axis=0)  # statistics are of all processes
+            assert together.sum() == tiles
+            assert together.min() >= 2
+            assert np.min(batches) >= 1
+            assert np.max(batches) <= size + 2
+
+
+@pytest.mark.parametrize("tiles", [10, 11, 199, 1001])
+def test_steps_do_not_depend_on_how_they_are_shared(tiles: int) -> None:
+    steps = {
+        EpochSampler(
+            [tiles], 0, shuffle="full", batch_size=8 // accumulate // world,
+            accumulate=accumulate, world=world,
+        ).steps
+        for accumulate, world in ((1, 1), (2, 1), (1, 2), (2, 2), (1, 4))
+    }  # fmt: skip
+    assert len(steps) == 1
 
 
 def test_fewer_tiles_than_processes_are_refused() -> None:
@@ -119,7 +133,7 @@ def test_fewer_tiles_than_processes_are_refused() -> None:
 @pytest.mark.parametrize("shuffle", ["full", "local"])
 def test_an_epoch_goes_on_where_it_was_left(shuffle: Shuffle) -> None:
     sampler = EpochSampler([30], 5, shuffle=shuffle, batch_size=2, accumulate=2, rank=1, world=2)
-    assert (sampler.steps, sampler.batches) == (3, 2)
+    assert (sampler.steps, sampler.batches) == (4, 2)
     sampler.set_epoch(4)
     whole = list(sampler)
     sampler.set_epoch(4, first=2)

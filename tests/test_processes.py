@@ -181,8 +181,9 @@ def test_layers_with_an_activation_keep_it() -> None:
     assert sum(isinstance(layer, SyncedBatchNorm) for layer in changed.modules()) == 1
 
 
-def test_first_steps_count_alike_in_running_statistics() -> None:
-    layer = nn.BatchNorm2d(1)
+@pytest.mark.parametrize("momentum", [0.1, 0.01])
+def test_first_steps_count_alike_in_running_statistics(momentum: float) -> None:
+    layer = nn.BatchNorm2d(1, momentum=momentum)
     statistics = RunningStatistics(layer)
     means = []
     for step in range(14):
@@ -192,6 +193,9 @@ def test_first_steps_count_alike_in_running_statistics() -> None:
         means.append(float(layer.running_mean))  # type: ignore[arg-type]
     assert means[:10] == pytest.approx([step / 2 for step in range(10)])
     assert layer.momentum == 0.1
+    resumed = nn.BatchNorm2d(1, momentum=momentum)
+    RunningStatistics(resumed).before(13)
+    assert resumed.momentum == layer.momentum
     assert means[13] == pytest.approx(0.9 * means[12] + 0.1 * 13)
 
 
