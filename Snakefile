@@ -26,7 +26,9 @@ sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
 missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
 nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
-networks.encoder_of(settings.training.network, settings.training.encoder)
+for name in [settings.training.network, *settings.tuning.space.get("training.network", [])]:
+    networks.encoder_of(name, settings.training.encoder)
+WEIGHTS = networks.first_weights(settings.training)
 configuration.check_run(settings)
 
 # The rules run with the Python that runs Snakemake, activated or not.

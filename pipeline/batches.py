@@ -35,7 +35,8 @@ from pipeline.errors import TrainingError
 from pipeline.node_cache import node_memory, shard_bytes
 from pipeline.records import Tile
 from pipeline.sections import AugmentationSettings, TrainingSettings
-from pipeline.shards import Manifest, ShardReader, SplitCounts, combined
+from pipeline.shards import ShardReader
+from pipeline.training_data import band_statistics, check_agreement, split_counts
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ class TileData:
         self._rank, self._world = 0, 1
         manifests = [reader.manifest for reader in readers]
         check_agreement(manifests)
-        counts = {split: _counts(manifests, split) for split in ("train", "validation")}
+        counts = {split: split_counts(manifests, split) for split in ("train", "validation")}
         first, train = manifests[0], counts["train"]
         self.bands, self.classes, self.tile_px = first.bands, first.classes, first.tile_px
         self.nomenclature = first.nomenclature
@@ -316,71 +317,3 @@ def _tell_of_memory(readers: Sequence[ShardReader], settings: TrainingSettings) 
             "near ones together, or name a folder on the node's own disk in `training.cache_dir`.",
             *(size / 2**30, memory / 2**30),
         )
-
-
-def check_agreement(manifests: Sequence[Manifest]) -> None:
-    """Check that shards can be trained on together.
-
-    Raises:
-        TrainingError: With all disagreements at once, or if there is no shard.
-    """
-    if not manifests:
-        raise TrainingError("There is no shard to train on.", remedy="Run `shard` first.")
-    first = manifests[0]
-
-    def traits(manifest: Manifest) -> dict[str, object]:
-        grid = manifest.grid
-        return {
-            "layout": manifest.layout,
-            "bands": manifest.bands,
-            "tile_px": manifest.tile_px,
-            "classes": ", ".join(manifest.classes),
-            "nomenclature": manifest.nomenclature,
-            # Seven digits: the same half metre comes with other last bits from other files.
-            "pixel size": f"{grid.pixel_width:.7g} x {grid.pixel_height:.7g}",
-        }
-
-    expected = traits(first)
-    wrong = [
-        f"sheet {manifest.sheet}: {trait} {value}, but {expected[trait]} in sheet {first.sheet}"
-        for manifest in manifests[1:]
-        for trait, value in traits(manifest).items()
-        if value != expected[trait]
-    ]
-    if wrong:
-        raise TrainingError(
-            "The shards do not fit together.",
-            wrong,
-            "Make the shards of all sheets again with one nomenclature and one tiling, from "
-            "orthophotos of the same bands and pixel size.",
-        )
-
-
-def _counts(manifests: Sequence[Manifest], split: str) -> SplitCounts:
-    counts = combined(manifests, split)
-    if counts is None or not sum(counts.class_pixels):
-        sheets = ", ".join(manifest.sheet for manifest in manifests)
-        what = "tiles" if counts is None else "labelled pixels"
-        raise TrainingError(
-            f"The split {split!r} has no {what} in any sheet ({sheets}).",
-            remedy=f"Give a sheet the split `{split}` in the sheets table, choose "
-            "`tiling.split: blocks`, or lower `tiling.min_labelled`.",
-        )
-    return counts
-
-
-def band_statistics(counts: SplitCounts) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each band, of 0..255 values.
-
-    A constant band, which says nothing, gets 1 as its deviation: it becomes 0 everywhere.
-    """
-    n = counts.pixels
-    if not n:
-        raise TrainingError("The training tiles have no valid image pixel.")
-    means = tuple(total / n for total in counts.band_sum)
-    # Whole numbers up to the root: n * squares - sum ** 2 cancels badly in floating point.
-    variances = (
-        n * squares - total * total
-        for total, squares in zip(counts.band_sum, counts.band_sum_squares, strict=True)
-    )
-    return means, tuple(math.sqrt(v) / n if v else 1.0 for v in variances)

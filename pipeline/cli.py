@@ -163,7 +163,7 @@ def contact_sheet(
     from pipeline import contact_sheet as drawing
     from pipeline.publication import published
 
-    _, run = _run(config, claim=False)  # a look at other strengths leaves the run as it is
+    _, run = _run(config, claim=False)
     if out.suffix.lower() != ".png":
         raise SettingsError(f"--out: {out} is no PNG.", remedy=f"Write {out.with_suffix('.png')}.")
     settings = run.settings
@@ -203,7 +203,7 @@ def tune(
 
     Example: python -m pipeline tune --config my_run.yaml --config configs/tuning.yaml
     """
-    stages, run = _run(config)
+    stages, run = _run(config, claim=False)
     stages.tune(run, worker, trials)
 
 
@@ -213,7 +213,7 @@ def tuning_report(config: Config) -> None:
 
     Example: python -m pipeline tuning-report --config my_run.yaml --config configs/tuning.yaml
     """
-    stages, run = _run(config)
+    stages, run = _run(config, claim=False)
     stages.tuning_report(run)
 
 
@@ -489,6 +489,8 @@ def _run(paths: list[Path], *, claim: bool = True) -> tuple[ModuleType, Run]:
     run = stages.Run(config.load(*paths))
     if claim:
         config.claim(run.settings)
+    else:  # the run's own settings, which queued jobs read, stay as they are
+        config.check_run(run.settings)
     return stages, run
 
 

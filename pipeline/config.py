@@ -7,7 +7,6 @@ folder of the file that names them (so that a run's folder can be moved as a who
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -33,7 +32,7 @@ from pipeline.sections import (
     TrainingSettings,
     TuningSettings,
 )
-from pipeline.setting_types import FilePath, no_bool, quotable, shown
+from pipeline.setting_types import FilePath, did_you_mean, no_bool, quotable, shown
 
 _S = TypeVar("_S", bound=Section)
 
@@ -356,6 +355,21 @@ def _contradictions(settings: Settings) -> list[str]:
             f"tiling.stride_px: a stride of {tiling.stride_px} px leaves gaps between tiles of "
             f"{tiling.tile_px} px"
         )
+    training, space = settings.training, settings.tuning.space
+    random = training.encoder_weights == "none" and "training.encoder_weights" not in space
+    if training.freeze_encoder and random:
+        wrong.append(
+            "training.freeze_encoder: keeps first weights, which encoder_weights: none draws at "
+            "random; name some, or write 0"
+        )
+    if training.epochs is not None and training.freeze_encoder >= training.epochs:
+        wrong.append(
+            f"training.freeze_encoder: {training.freeze_encoder} of {training.epochs} epochs leave "
+            "none that trains the encoder"
+        )
+    smoothed = {"training.loss", "training.loss.cross_entropy"} & space.keys()
+    if training.label_smoothing and "cross_entropy" not in training.loss and not smoothed:
+        wrong.append("training.label_smoothing: only the loss cross_entropy has it; write 0")
     if mapping.overlap_px * 2 > mapping.window_px:
         wrong.append(
             f"mapping.overlap_px: {mapping.overlap_px} px is more than half of "
@@ -433,9 +447,3 @@ def _suggestion(location: list[str]) -> str:
         if (section := _section(other)) and word in section.model_fields:
             return f"; it belongs to the section '{other}'"
     return ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message: the known word that is nearest, or nothing."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""

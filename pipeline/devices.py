@@ -40,7 +40,13 @@ def launched(
     own: list[Any] = []
     around = _started_by(os.environ)
     if around is not None:
-        count, nodes = around
+        count, started = around
+        if nodes not in (1, started):
+            raise SettingsError(
+                f"training.nodes: {nodes}, but processes were started on {started}.",
+                remedy="Start them on as many nodes, or leave the setting out.",
+            )
+        nodes = started
     else:
         # In a job of one task Fabric would wait for tasks that SLURM never starts.
         own = [LightningEnvironment()]
@@ -53,7 +59,8 @@ def launched(
     if kind == "cuda" and count > torch.cuda.device_count():
         raise SettingsError(
             f"training.devices: {count} on a node; it has {torch.cuda.device_count()} GPUs.",
-            remedy="Ask SLURM for as many (`gpus`), or write `auto`.",
+            remedy="Write `auto`, or ask SLURM for as many that each process sees "
+            "(`--gpus-per-node`, not `--gpus-per-task`).",
         )
     if deterministic:
         # cuBLAS wants to be told before its first call.
@@ -69,6 +76,24 @@ def launched(
     )
     fabric.launch()
     return fabric
+
+
+def started_its_own() -> bool:
+    """Whether the first process has started the others, and ends with them."""
+    return _started_by(os.environ) is None
+
+
+def take_gpu(number: int) -> None:
+    """Give one of several workers on a machine a GPU of its own.
+
+    What a batch system has chosen, by ``CUDA_VISIBLE_DEVICES``, stays.
+
+    Args:
+        number: Of the worker, from 1; before anything has used a GPU.
+    """
+    count = torch.cuda.device_count()
+    if count > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str((number - 1) % count)
 
 
 def _started_by(environment: Mapping[str, str]) -> tuple[int, int] | None:

@@ -83,6 +83,7 @@ class EpochSampler:
         self.rank, self.world = rank, world
         self.repeats = repeats
         self.epoch = self.first = 0
+        self._counts = self._counted()
 
     def set_epoch(self, epoch: int, first: int = 0) -> None:
         """Choose what the next iteration draws.
@@ -92,6 +93,7 @@ class EpochSampler:
             first: Steps at its beginning that are left out, as they were done before.
         """
         self.epoch, self.first = epoch, first
+        self._counts = self._counted()
 
     @property
     def steps(self) -> int:
@@ -147,20 +149,21 @@ class EpochSampler:
         return max(self.world, min(self.batch_size * self.world, 2))
 
     def _draws(self) -> int:
-        return self.tiles if self.repeats is None else int(self._counts().sum())
+        return self.tiles if self._counts is None else int(self._counts.sum())
 
-    def _counts(self) -> NDArray[np.int64]:
-        """How often each tile comes in the chosen epoch."""
-        assert self.repeats is not None
+    def _counted(self) -> NDArray[np.int64] | None:
+        """How often each tile comes in the chosen epoch; None for once."""
+        if self.repeats is None:
+            return None
         rng = np.random.default_rng((self.seed, self.epoch, 1))
         return np.floor(self.repeats + rng.random(self.tiles)).astype(np.int64)
 
     def _order(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """The chosen epoch's tiles in their order, and how often each came before."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        if self.repeats is None:
+        counts = self._counts
+        if counts is None:
             return self._mixed(self.stretches, rng), None
-        counts = self._counts()
         tiles = np.repeat(np.arange(self.tiles), counts)
         again = np.arange(len(tiles)) - np.repeat(np.cumsum(counts) - counts, counts)
         parts = np.split(counts, np.cumsum(self.stretches)[:-1])

@@ -82,8 +82,8 @@ class Follower(Protocol):
             step: Steps since the training began, resumed ones included.
             loss: Loss of the step's tiles.
             learning_rate: Rate of the step.
-            tiles_per_second: Speed since the last call.
-            waiting: Share (0 to 1) of that time spent waiting for data.
+            tiles_per_second: Speed since the last validation.
+            waiting: Share (0 to 1) of the time since then that was spent waiting for data.
         """
 
     def closed(self) -> None:

@@ -61,14 +61,28 @@ class AveragedNetwork:
     def __init__(self, network: nn.Module, most: float = MOST_AVERAGING) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.most = most
+        self._followed = network
+        self._floats: tuple[list[Tensor], list[Tensor]] | None = None
+        self._counts: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after ``step`` steps."""
+    def update(self, step: int) -> None:
+        """Take in the network's weights after ``step`` steps."""
         share = 1.0 - min(self.most, (1 + step) / (10 + step))
-        new = network.state_dict()
+        if self._floats is None:
+            self._floats = self._paired()  # not before: both have moved to their device now
+        # All in one: a GPU would wait for hundreds of small kernels.
+        torch._foreach_lerp_(*self._floats, share)
+        for averaged, new in self._counts:
+            averaged.copy_(new)
+
+    def _paired(self) -> tuple[list[Tensor], list[Tensor]]:
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        new = self._followed.state_dict()
         for name, averaged in self.network.state_dict().items():
             if averaged.is_floating_point():
-                averaged.lerp_(new[name], share)
+                floats[0].append(averaged)
+                floats[1].append(new[name])
             else:
-                averaged.copy_(new[name])
+                self._counts.append((averaged, new[name]))
+        return floats

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config import did_you_mean
 from pipeline.errors import SettingsError
+from pipeline.setting_types import did_you_mean
 
 _RATE = "rate_factor"
 """Key of a parameter group: its learning rate as a share of the highest."""
@@ -41,6 +41,7 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     encoder_rate: float,
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
     """Make the optimiser of a network.
 
@@ -53,6 +54,7 @@ def make_optimizer(
         learning_rate: Highest learning rate.
         weight_decay: Of the weights of convolutions and linear layers.
         encoder_rate: Learning rate of the encoder, as a share of ``learning_rate``.
+        fused: Whether one kernel may update all parameters; fp16 cannot clip gradients then.
 
     Returns:
         With up to four groups; :func:`set_rate` sets the learning rates of all.
@@ -89,8 +91,12 @@ def make_optimizer(
         else:
             del group["decays"]
     arguments = dict(options)
-    if "fused" in accepted and not {"fused", "foreach", "differentiable"} & arguments.keys():
-        arguments["fused"] = True  # one kernel for all parameters
+    if (
+        fused
+        and "fused" in accepted
+        and not {"fused", "foreach", "differentiable"} & arguments.keys()
+    ):
+        arguments["fused"] = True
     try:
         return kind(groups, lr=learning_rate, **arguments)  # type: ignore[call-arg]
     except (TypeError, ValueError, RuntimeError) as error:

@@ -97,7 +97,7 @@ class RunPaths:
 
     @property
     def curves(self) -> Path:
-        """Losses and scores, one line an epoch."""
+        """Losses and scores, one line a validation."""
         return self.models / "curves.csv"
 
     @property

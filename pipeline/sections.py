@@ -17,6 +17,7 @@ from pipeline.setting_types import (
     Margin,
     Metres,
     NotNegative,
+    Options,
     Pixels,
     Positive,
     Share,
@@ -116,7 +117,7 @@ class TrainingSettings(Section):
     batch_size: Count = 8
     accumulate: Count = 1
     optimizer: str = "AdamW"
-    optimizer_options: dict[str, Any] = {}
+    optimizer_options: Options = {}
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 1e-2
     schedule: Literal["cosine", "constant", "one_cycle", "polynomial"] = "cosine"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
@@ -24,6 +25,12 @@ _ADDRESS = re.compile(r"(tcp|tls|ucx)://[^\s/{}]+:\d{1,5}")
 
 MOST_METRES = 1000.0
 """Wider strips along outlines are slips of the pen: the coarsest land-cover maps hold 100 m."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message: the known word that is nearest, or nothing."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: object) -> str:
@@ -131,6 +138,9 @@ def searched(value: object) -> object:
 
 def _losses(value: object) -> dict[str, float]:
     given = {value: 1.0} if isinstance(value, str) else value
+    if isinstance(given, dict):
+        # A file that is read behind another one takes a loss out of its sum by null.
+        given = {name: weight for name, weight in given.items() if weight is not None}
     wrong = []
     if not isinstance(given, dict) or not given:
         given = {}
@@ -138,14 +148,20 @@ def _losses(value: object) -> dict[str, float]:
     else:
         for name, weight in given.items():
             if name not in LOSSES:
-                near = difflib.get_close_matches(str(name), LOSSES, 1)
-                meant = f"; did you mean {near[0]!r}?" if near else ""
+                meant = did_you_mean(str(name), LOSSES)
                 wrong.append(f"there is no loss {name!r}{meant} (losses: {', '.join(LOSSES)})")
             elif isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
                 wrong.append(f"the weight of {name} is a number above 0, not {shown(weight)}")
     if wrong:
         raise PydanticCustomError("loss", "{message}", {"message": "; ".join(wrong)})
     return {str(name): float(weight) for name, weight in given.items()}
+
+
+def _without_nulls(value: object) -> object:
+    # A file that is read behind another one takes an option out by null.
+    if isinstance(value, dict):
+        return {name: option for name, option in value.items() if option is not None}
+    return value
 
 
 def _one_or_all(losses: dict[str, float]) -> str | dict[str, float]:
@@ -165,4 +181,5 @@ Factor = Annotated[float, BeforeValidator(no_bool), Field(ge=1, allow_inf_nan=Fa
 Degrees = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=180)]
 UpToOne = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1)]
 BelowOne = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
+Options = Annotated[dict[str, Any], BeforeValidator(_without_nulls)]
 Losses = Annotated[dict[str, float], BeforeValidator(_losses), PlainSerializer(_one_or_all)]

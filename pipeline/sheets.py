@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import did_you_mean, exists, find, read_text
+from pipeline.config import exists, find, read_text
 from pipeline.errors import SettingsError
 from pipeline.sections import SPLITS, Split
+from pipeline.setting_types import did_you_mean
 
 
 @dataclass(frozen=True)

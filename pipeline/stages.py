@@ -469,6 +469,9 @@ def _trained(
         weights_dir=settings.weights_dir,
     )
     encoder = networks.encoder_of(settings.network, settings.encoder)
+    origin: dict[str, Any] = {}
+    for path in networks.first_weights(settings):
+        origin = weights_store.origin_of(path)
     manifests = {reader.manifest.sheet: reader.manifest for reader in readers}
     pixels = {
         name: dict(zip(classes.names, total.class_pixels, strict=True))
@@ -496,20 +499,17 @@ def _trained(
                 include={"seed", "labels", "tiling", "augmentation", "training"},
                 exclude={"training": settings.result_ignores, "tiling": tiles_ignore},
             ),
-            data={"sheets": used, "pixels": pixels},
+            data={"sheets": used, "pixels": pixels, "first_weights": origin},
             scores=dict(scores),
             **checkpoint.environment(),
         )
 
     # What decides the result; on how many devices and workers may change between two starts.
-    weights = Path(settings.encoder_weights)
-    if settings.encoder_weights == networks.IMAGENET:
-        weights = weights_store.weights_file(settings.weights_dir, encoder)
     fingerprint = config.fingerprint(
         {"seed": chosen.seed, "nomenclature": classes.fingerprint},
         {"augmentation": chosen.augmentation.model_dump(mode="json")},
         {"training": settings.model_dump(mode="json", exclude=settings.result_ignores)},
-        {"weights": _checksum(weights) if weights.is_file() else settings.encoder_weights},
+        {"weights": origin.get("sha256", settings.encoder_weights)},
         {"shards": {sheet: _manifest_hash(m) for sheet, m in sorted(manifests.items())}},
     )
     with cache.filling():
@@ -534,7 +534,9 @@ def tune(run: Run, worker: int = 1, most: int | None = None) -> None:
         worker: Number of this worker; any number of them work on one study.
         most: Most trials of this worker; None until the study has all of its own.
     """
-    from pipeline import training, tuning
+    from pipeline import devices, training, tuning
+
+    devices.take_gpu(worker)
 
     paths, limits = run.paths, ("epochs", "iterations", "max_minutes", "validate_every")
     searched = any(f"training.{limit}" in run.settings.tuning.space for limit in limits)
@@ -551,7 +553,8 @@ def tune(run: Run, worker: int = 1, most: int | None = None) -> None:
 
     ended = tuning.work(search, trained, worker=worker, most=most)
     said = f"worker {worker} ended {ended} of {search.limit} trials"
-    write_text(paths.tuning_worker(worker), f"{said}\n")
+    if most is None:  # otherwise there may be trials left, and this tells that there are none
+        write_text(paths.tuning_worker(worker), f"{said}\n")
     log.info("%s; `python -m pipeline tuning-report` writes %s", said, paths.tuning_report)
 
 
@@ -562,12 +565,13 @@ def tuning_report(run: Run) -> None:
     paths = run.paths
     study = tuning_records.read(_search(run))
     text = run.settings.as_yaml("tuning")
-    best = tuning_records.best_yaml(study, str(paths.tuning)) if study.best else ""
+    named = partial(tuning_records.best_yaml, study, str(paths.tuning), run.settings.training)
+    best = named() if study.best else ""
     with published(paths.tuning_report, paths.tuning_table) as (page, table):
         page.write_text(tuning_report.render(study, paths.name, text, best), "utf-8")
         table.write_text(tuning_records.table_csv(study), "utf-8")
     # Last, and with an error where there is none: the page tells why.
-    write_text(paths.best_settings, best or tuning_records.best_yaml(study, str(paths.tuning)))
+    write_text(paths.best_settings, best or named())
     for line in tuning_report.summary(study):
         log.info("%s", line)
     log.info("Page: %s", paths.tuning_report)

@@ -17,18 +17,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from pipeline import batch_statistics, checkpoint, devices, training_state, validation
+from pipeline import (
+    batch_statistics,
+    checkpoint,
+    devices,
+    divergence,
+    training_state,
+    validation,
+)
 from pipeline.batches import Batch, TileData
-from pipeline.errors import SettingsError, TrainingError
+from pipeline.errors import SettingsError, TeselaError, TrainingError
 from pipeline.following import Follower, StopTraining, Validation
 from pipeline.interruption import InterruptedTrainingError, Interruption, ask_for_requeue
 from pipeline.losses import Loss
@@ -39,6 +46,9 @@ from pipeline.schedules import learning_rate_factor
 from pipeline.sections import TrainingSettings
 from pipeline.training_course import Display, Pace, publish_curves, told_of
 from pipeline.training_state import Tally, TrainingState
+
+COMPILER = "inductor"
+"""What ``training.compile`` compiles with."""
 
 EPOCHS = 50
 """Epochs of a training that nothing else limits."""
@@ -149,8 +159,15 @@ def fit(
     run.name_of = name_of
     if fabric.is_global_zero:
         run.followers = followers
-    run.resume()
-    return run.finish()
+    try:
+        run.resume()
+        return run.finish()
+    except (TeselaError, StopTraining):
+        # It ends all processes, and the first one tells. Lightning kills that one while it still
+        # speaks if one that it has started fails.
+        if not fabric.is_global_zero and devices.started_its_own():
+            raise SystemExit(0) from None
+        raise
 
 
 class _Run:
@@ -178,6 +195,8 @@ class _Run:
         self.whole = NormalisedNetwork(network, data.mean, data.std)
         self.network = self.whole.network
         self.average = AveragedNetwork(self.network, most)
+        # Before there is an optimiser: some make their state at once, where the weights are.
+        self.whole.to(fabric.device)
         self.loss = Loss(
             settings.loss,
             data.class_weights,
@@ -191,9 +210,18 @@ class _Run:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             encoder_rate=settings.encoder_rate,
+            fused=settings.precision != "fp16" or settings.gradient_clip is None,
+        )
+        encoder = getattr(self.network, "encoder", None)
+        # Some of it may never be trained, as the logits do not depend on it.
+        self.encoder = (
+            [weight for weight in encoder.parameters() if weight.requires_grad]
+            if isinstance(encoder, nn.Module)
+            else []
         )
         if settings.compile:
-            self.network.compile()
+            torch.compiler.reset()  # of another training in this process
+            self.network.compile(backend=COMPILER)
         self.model, self.optimizer = fabric.setup(self.whole, optimizer)
         self.average.network.to(fabric.device)
         self.statistics = batch_statistics.RunningStatistics(self.network)
@@ -336,12 +364,12 @@ class _Run:
         self.model.train()
         if frozen == self.frozen:
             return
-        encoder = getattr(self.network, "encoder", None)
-        if not isinstance(encoder, nn.Module):
+        if not self.encoder:
             raise SettingsError(
                 "training.freeze_encoder: this network has no encoder of its own; write 0."
             )
-        encoder.requires_grad_(not frozen)
+        for weight in self.encoder:
+            weight.requires_grad_(not frozen)
         self.frozen = frozen
         if self.fabric.world_size > 1:
             # Which weights have gradients is settled when processes are tied together; the old
@@ -384,7 +412,7 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.state.step += 1
-        self.average.update(self.network, self.state.step)
+        self.average.update(self.state.step)
         tally = self.state.tally
         tally.loss, tally.steps = tally.loss + loss, tally.steps + 1
         tally.correct += int(correct)
@@ -459,82 +487,67 @@ class _Run:
         self._validated_at, self._validated_step = self.elapsed, state.step
         self._validation_seconds = self._validated_at - began
         state.elapsed = self._validated_at
-        if self.fabric.is_global_zero:
-            if best:
-                self._publish_best()
-            publish_curves(self.folder, self.state.rows, self.data.classes)
-            recent = self._saving > SAVING_SHARE * (time.monotonic() - self._saved_at)
-            # The best weights are saved at once: a workflow removes the outputs of a training
-            # that failed, and `last.ckpt` is none.
-            if best or state.stopped_because or not recent:
-                self._save()
-        display.line(told_of(row, self._left(), best, state.stopped_because))
         told = Validation(row, state.rows, matrix, classes, best, samples)
-        self._follow(lambda follower: follower.validated(told))
+        self._in_first(partial(self._keep, told))
+        display.line(told_of(row, self._left(), best, state.stopped_because))
         self.pace = Pace(self.elapsed)
 
-    def _follow(self, tell: Callable[[Follower], None]) -> None:
-        """Tell the followers; if one of them ends the training, all processes end it."""
-        stopped = ""
-        try:
-            for follower in self.followers:
-                tell(follower)
-        except StopTraining as stop:
-            stopped = str(stop) or "a follower ended the training"
-        if self.fabric.world_size > 1:
-            stopped = self.fabric.broadcast(stopped)
-        if stopped:
-            raise StopTraining(stopped)
+    def _keep(self, told: Validation) -> None:
+        """Publish and save what a validation has brought, and tell the followers."""
+        if told.best:
+            self._publish_best()
+        publish_curves(self.folder, told.rows, told.classes)
+        recent = self._saving > SAVING_SHARE * (time.monotonic() - self._saved_at)
+        # The best weights are saved at once: a workflow removes the outputs of a training that
+        # failed, and `last.ckpt` is none.
+        if told.best or self.state.stopped_because or not recent:
+            self._save()
+        for follower in self.followers:
+            follower.validated(told)
+
+    def _in_first(self, work: Callable[[], None]) -> None:
+        """Do something in the first process alone; what ends it there ends all."""
+        ended: TeselaError | StopTraining | None = None
+        if self.fabric.is_global_zero:
+            try:
+                work()
+            except (TeselaError, StopTraining) as error:
+                ended = error
+        if self.fabric.world_size > 1 and self.fabric.broadcast(ended is not None):
+            ended = ended or TrainingError("The first process ended the training and says why.")
+        if ended is not None:
+            raise ended
 
     def _interrupt(self) -> None:
         """Save, ask SLURM for another start, and end."""
-        said = ""
-        if self.fabric.is_global_zero:
+        said: list[str] = []
+
+        def leave() -> None:
             self._save()
-            said = ask_for_requeue()
-        self.fabric.barrier()
+            said.append(ask_for_requeue())
+
+        self._in_first(leave)
         raise InterruptedTrainingError(
             f"Training was interrupted ({self.interruption.signal or 'another process was'}) "
             f"after {self.state.step} steps; they are saved in {self.last}.",
-            [said] if said else [],
+            [answer for answer in said if answer],
             "Start it again: it goes on from there.",
         )
 
     def _diverged(self, loss: float, batches: Sequence[Batch]) -> TrainingError:
-        """What to say of a loss that is no finite number, and which tiles it comes from."""
-        best, state = self.state.best, self.state
-        items = [
-            f"The best weights so far (epoch {best['epoch']:g}, mIoU {best['mean_iou']:.3f}) are "
-            f"in {self.last}."
-            if best
-            else "There are no weights yet."
-        ]
-        draws = self.batches.draws
-        if batches:
-            draws.set_epoch(state.epoch, state.position)
-            drawn = itertools.islice(draws, draws.batches)
-            names = []
-            for (images, labels), chosen in zip(batches, drawn, strict=False):
-                found = validation.tiles_that_diverge(
-                    self.fabric, self.whole, self.loss, images, labels
-                )
-                places = [self.data.train_tiles.place(chosen[number].tile) for number in found]
-                names += [self.name_of(sheet, position) for sheet, position in places]
-            if self.fabric.world_size > 1:
-                gathered: list[list[str]] = [[] for _ in range(self.fabric.world_size)]
-                torch.distributed.all_gather_object(gathered, names)
-                names = [name for some in gathered for name in some]
-            told = sum(len(images) for images, _ in batches) * self.fabric.world_size
-            if 0 < len(names) < told:
-                items += [f"The loss of this tile is no number: {name}" for name in names]
-            elif names:
-                items.append("The loss of every tile is no number: the weights are at fault.")
-        return TrainingError(
-            f"Training diverged: the loss is {loss} after {state.step} steps "
-            f"and {state.epoch} epochs.",
-            items,
-            "Lower `training.learning_rate`, set `training.gradient_clip: 1`, or write "
-            "`training.precision: float32`.",
+        """What to say of a loss that is no finite number."""
+        state, draws, where = self.state, self.batches.draws, ""
+        if state.best:
+            where = f"epoch {state.best['epoch']:g}, mIoU {state.best['mean_iou']:.3f}"
+        draws.set_epoch(state.epoch, state.position)
+        drawn = list(itertools.islice(draws, len(batches)))
+        names = divergence.tiles(self.fabric, self.whole, self.loss, batches, drawn)
+        told = [self.name_of(*self.data.train_tiles.place(tile)) for tile in names]
+        return divergence.error(
+            f"the loss is {loss} after {state.step} steps and {state.epoch} epochs",
+            f"The best weights so far ({where}) are in {self.last}." if where else "",
+            divergence.of_all(self.fabric, told),
+            sum(len(images) for images, _ in batches) * self.fabric.world_size,
         )
 
     def _ended(self) -> str:
@@ -568,17 +581,19 @@ class _Run:
         checkpoint.save(self.folder / "best.safetensors", network, card)
 
     def _save(self) -> None:
-        """Save where training stands."""
-        if not self.fabric.is_global_zero:
-            self._saved_at = time.monotonic()
-            return
-        began = time.monotonic()
+        """Save where training stands, unless the last step has spoilt it."""
+        began = self._saved_at = time.monotonic()
+        weights = self.network.state_dict()
+        if not self.fabric.is_global_zero or not all(
+            bool(weight.isfinite().all()) for weight in weights.values()
+        ):
+            return  # the next step tells of it
         self.state.elapsed = began - self._started
         precision: Mapping[str, Any] = self.fabric.strategy.precision.state_dict()
         content = training_state.Checkpoint(
             self.fingerprint,
             self.state,
-            self.network.state_dict(),
+            weights,
             self.average.network.state_dict(),
             self.optimizer.state_dict(),
             precision,

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline import search_space
 from pipeline.errors import TrainingError
 from pipeline.search_space import Axis
+from pipeline.sections import TrainingSettings
 from pipeline.tuning_study import Search, alone, opened
 
 STATES = {
@@ -130,12 +131,14 @@ def read(search: Search) -> StudyRecord:
     )
 
 
-def best_yaml(study: StudyRecord, folder: str) -> str:
+def best_yaml(study: StudyRecord, folder: str, training: TrainingSettings) -> str:
     """The best trial's settings as a settings file to be read behind the run's own.
 
     Args:
         study: The study.
         folder: Where the study is, for the comment.
+        training: Of the run. Mappings of two files are merged: what the best trial has not of
+            the run's own is taken out by null.
 
     Raises:
         TrainingError: If no trial is complete.
@@ -148,7 +151,14 @@ def best_yaml(study: StudyRecord, folder: str) -> str:
             failed,
             "Mend what made them fail, or allow more trials.",
         )
-    text = yaml.safe_dump(search_space.nested(best.settings), sort_keys=False, allow_unicode=True)
+    chosen = search_space.nested(best.settings)
+    for name in ("loss", "optimizer_options"):
+        own, tried = getattr(training, name), chosen.get("training", {}).get(name)
+        if isinstance(tried, str):
+            tried = {tried: 1.0}
+        if isinstance(tried, dict):
+            chosen["training"][name] = {**tried, **dict.fromkeys(own.keys() - tried.keys())}
+    text = yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True)
     return (
         f"# Best of {len(study.trials)} trials in {folder}: trial {best.number}, {study.metric} "
         f"{best.value:.4f} on the validation ground.\n"

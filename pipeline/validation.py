@@ -10,8 +10,7 @@ import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor
 
 from pipeline.batches import TileDataset, TileLoader
 from pipeline.draws import Draw
@@ -40,13 +39,17 @@ def score(
         Over all processes: the loss, as one batch of all tiles would have it (the mean over
         batches for losses of regions), and the matrix, row = reference, column = predicted.
     """
-    counts = MulticlassConfusionMatrix(classes, ignore_index=IGNORE).to(fabric.device)
+    # Not torchmetrics: under deterministic algorithms it compares each pixel with each cell, which
+    # takes gigabytes. Whole numbers add up to the same in any order.
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=fabric.device)
     sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
     for images, labels in map(fabric.to_device, batches):
         with fabric.autocast():
             logits = logits_of(images)
         logits = logits.float()
-        counts.update(logits.argmax(1), labels)
+        known = labels != IGNORE
+        cells = labels[known].long() * classes + logits.argmax(1)[known]
+        counts += torch.bincount(cells, minlength=classes * classes)
         terms, tiles = loss(logits, labels), len(images)
         sums += torch.tensor(
             [float(terms.pixels), float(loss.weight(labels)), float(terms.regions) * tiles, tiles],
@@ -54,8 +57,8 @@ def score(
             device=fabric.device,
         )
     pixels, weight, regions, tiles = fabric.all_reduce(sums, reduce_op="sum").tolist()
-    matrix: NDArray[np.int64] = counts.compute().cpu().numpy().astype(np.int64)
-    return pixels / weight + regions / tiles, matrix
+    counts = fabric.all_reduce(counts, reduce_op="sum")
+    return pixels / weight + regions / tiles, counts.view(classes, classes).cpu().numpy()
 
 
 def scores(loss: float, matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
@@ -108,33 +111,3 @@ class SampleTiles:
         return Samples(
             self.names, self.images.numpy(), self.labels.numpy(), predictions, confidences
         )
-
-
-@torch.no_grad()
-def tiles_that_diverge(
-    fabric: lightning.Fabric,
-    network: nn.Module,
-    loss: Loss,
-    images: Tensor,
-    labels: Tensor,
-) -> list[int]:
-    """Tiles of a batch whose loss, each alone, is no finite number.
-
-    Args:
-        fabric: Computes.
-        network: Takes stored values; as it was in the step.
-        loss: What training minimises.
-        images: Shape ``(N, bands, H, W)``.
-        labels: Shape ``(N, H, W)``.
-    """
-    training = network.training
-    network.eval()  # a single tile says nothing about a batch's statistics
-    found = []
-    for number in range(len(images)):
-        with fabric.autocast():
-            logits = network(images[number : number + 1])
-        terms = loss(logits.float(), labels[number : number + 1])
-        if not math.isfinite(float(terms.pixels + terms.regions)):
-            found.append(number)
-    network.train(training)
-    return found

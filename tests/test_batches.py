@@ -21,7 +21,6 @@ from pipeline.batches import (
     TileDataset,
     _as_it_is,
     _start_worker,
-    band_statistics,
 )
 from pipeline.draws import Draw, EpochSampler
 from pipeline.errors import TrainingError
@@ -30,6 +29,7 @@ from pipeline.nomenclature import IGNORE
 from pipeline.records import Runs, Tile, encode_tile, record_bound
 from pipeline.sections import AugmentationSettings, TrainingSettings
 from pipeline.shards import LAYOUT, MANIFEST, Manifest, ShardReader, ShardWriter, SplitCounts
+from pipeline.training_data import band_statistics
 
 CLASSES = ("water", "olives", "road")
 SIDE = 8

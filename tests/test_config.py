@@ -114,6 +114,39 @@ def test_a_mistake_says_what_the_setting_is(folder: Path, text: str, mistake: st
     assert mistakes(folder, text) == [mistake]
 
 
+def test_training_settings_that_would_do_nothing_are_told(folder: Path) -> None:
+    assert mistakes(
+        folder,
+        "training: {freeze_encoder: 3, epochs: 3, loss: dice, label_smoothing: 0.1}\n",
+    ) == [
+        "training.freeze_encoder: keeps first weights, which encoder_weights: none draws at "
+        "random; name some, or write 0",
+        "training.freeze_encoder: 3 of 3 epochs leave none that trains the encoder",
+        "training.label_smoothing: only the loss cross_entropy has it; write 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("loss: dise", "there is no loss 'dise'; did you mean 'dice'? (losses: cross_entropy, "
+         "focal, dice, jaccard, tversky, lovasz)"),
+        ("loss: {dice: 0}", "the weight of dice is a number above 0, not 0"),
+        ("loss: {}", "is a loss or a mapping of losses to their weights, not {}"),
+        ("loss: {dice: null}", "is a loss or a mapping of losses to their weights, not "
+         "{'dice': None}"),
+    ],
+)  # fmt: skip
+def test_losses_are_told(folder: Path, text: str, mistake: str) -> None:
+    assert mistakes(folder, f"training: {{{text}}}") == [f"training.loss: {mistake}"]
+
+
+def test_a_later_file_takes_a_loss_out_by_null(folder: Path) -> None:
+    settings = load(folder, "training: {loss: {focal: 1, dice: null}, optimizer_options: {a: ~}}\n")
+    assert settings.training.loss == {"focal": 1.0}
+    assert settings.training.optimizer_options == {}
+
+
 def test_settings_that_contradict_each_other_are_told_together(folder: Path) -> None:
     text = (
         "tiling: {split: blocks, block_px: 100, stride_px: 300, validation_share: 0.5, "

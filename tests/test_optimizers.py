@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -16,12 +18,12 @@ class Network(nn.Module):
         self.head = nn.Conv2d(4, 2, 1)
 
 
-def make(network: nn.Module | None = None, **changed: object) -> torch.optim.Optimizer:
-    given = {
+def make(network: nn.Module | None = None, **changed: Any) -> torch.optim.Optimizer:
+    given: dict[str, Any] = {
         "optimizer": "AdamW", "options": {}, "learning_rate": 0.2, "weight_decay": 0.3,
         "encoder_rate": 0.1,
     }  # fmt: skip
-    return optimizers.make_optimizer(network or Network(), **(given | changed))  # type: ignore[arg-type]
+    return optimizers.make_optimizer(network or Network(), **(given | changed))
 
 
 def test_only_weights_of_convolutions_decay_and_the_encoder_learns_at_its_own_rate() -> None:
@@ -69,7 +71,7 @@ def test_options_reach_the_optimiser() -> None:
         ({"options": {"betas": [2.0, 0.9]}}, "training.optimizer: AdamW refuses its options"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told(changed: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_told(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as error:
         make(**changed)
     assert message in str(error.value)

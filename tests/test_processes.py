@@ -45,11 +45,10 @@ def warned_step(self, *arguments):
     return step(self, *arguments)
 
 training._Run._step = warned_step
-torch.manual_seed(3)
 settings = TrainingSettings(**json.loads(changed))
 try:
     done = alone.run(
-        Path(shard), Path(folder), settings, {"same": 1}, alone.WithEncoder(), alone.AERIAL
+        Path(shard), Path(folder), settings, {"same": 1}, alone.WithEncoder, alone.AERIAL
     )
 except InterruptedTrainingError as error:
     sys.exit(error.exit_code)
@@ -111,10 +110,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(shard: Path, tmp_path: 
         "accumulate": 2, "freeze_encoder": 1, "oversample": 0.9,
         "loss": {"cross_entropy": 1.0, "focal": 0.5},
     }  # fmt: skip
-    torch.manual_seed(3)
     changed = settings | {"batch_size": 4}
     one = alone.run(
-        shard, tmp_path / "one", TrainingSettings(**changed), {"same": 1}, WithEncoder(),
+        shard, tmp_path / "one", TrainingSettings(**changed), {"same": 1}, WithEncoder,
         alone.AERIAL,
     )  # fmt: skip
     outcome = two(shard, tmp_path / "two", settings)
@@ -168,9 +166,10 @@ def test_batch_statistics_of_one_process_are_those_of_torch(
 
 
 def test_layers_with_an_activation_keep_it() -> None:
-    from timm.layers import BatchNormAct2d
+    import timm.layers
 
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4))
+    kind: Any = getattr(timm.layers, "BatchNormAct2d")  # noqa: B009 - untyped
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4))
     names = list(network.state_dict())
     images = torch.randn(2, 3, 4, 4)
     before = network.eval()(images)
@@ -221,11 +220,35 @@ def test_nodes_that_nobody_started_are_told() -> None:
         devices.launched(devices=1, nodes=2, precision="float32", deterministic=False)
 
 
+def test_other_nodes_than_were_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="2, but processes were started on 3"):
+        devices.launched(devices=1, nodes=2, precision="float32", deterministic=False)
+    assert not devices.started_its_own()
+
+
 def test_fewer_gpus_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(SettingsError, match="4 on a node; it has 2 GPUs"):
         devices.launched(devices=4, nodes=1, precision="float32", deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "chosen", "expected"), [(4, None, "1"), (4, "3", "3"), (1, None, None)]
+)
+def test_workers_take_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, chosen: str | None, expected: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    # Set and then taken away: so that it is put back in any case.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    devices.take_gpu(6)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
 def test_all_gpus_are_used_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,19 @@ class Tiny(nn.Module):
         return logits
 
 
+class WithEncoder(nn.Module):
+    """An encoder with batch statistics, and what comes after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.encoder(images))
+        return logits
+
+
 def write_shard(folder: Path) -> Path:
     """Twelve tiles of three stripes each, whose brightness is the class's, and noise."""
     rng = np.random.default_rng(0)
@@ -87,7 +100,7 @@ def run(
     folder: Path,
     settings: TrainingSettings = SETTINGS,
     fingerprint: Mapping[str, Any] | None = None,
-    network: nn.Module | None = None,
+    network: Callable[[], nn.Module] = Tiny,
     changes: AugmentationSettings = AERIAL,
     **options: Any,
 ) -> training.FitSummary:
@@ -103,7 +116,7 @@ def run(
         )  # fmt: skip
 
     return training.fit(
-        data, network or Tiny(), settings=settings, seed=3, folder=folder,
+        data, network(), settings=settings, seed=3, folder=folder,
         fingerprint=fingerprint or settings.model_dump(mode="json"), make_card=card, **options,
     )  # fmt: skip
 
@@ -141,7 +154,7 @@ def test_averaged_weights_by_hand() -> None:
         network.weight.fill_(3.0)
         network.running_mean.fill_(6.0)  # type: ignore[union-attr]
         network.num_batches_tracked.fill_(5)  # type: ignore[union-attr]
-    average.update(network, 1)  # decay (1 + 1) / (10 + 1)
+    average.update(1)  # decay (1 + 1) / (10 + 1)
     state = average.network.state_dict()
     assert float(state["weight"]) == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
     assert float(state["running_mean"]) == pytest.approx(6 * 9 / 11)
@@ -238,8 +251,13 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
          "optimizer_options": {"momentum": 0.9}, "schedule": "one_cycle"},
         {"oversample": 1.0, "shuffle": "local", "average_weights": False},
         {"loss": {"focal": 1.0, "dice": 0.5}, "label_smoothing": 0.1},
+        {"freeze_encoder": 2, "encoder_rate": 0.5, "epochs": 7, "workers": 1},
+        {"compile": True, "epochs": 2},
     ],
-    ids=["epochs", "iterations", "patience", "validate_every", "accumulate", "oversample", "loss"],
+    ids=[
+        "epochs", "iterations", "patience", "validate_every", "accumulate", "oversample", "loss",
+        "freeze", "compile",
+    ],
 )  # fmt: skip
 def test_a_killed_run_ends_with_the_same_bytes(
     shard: Path,
@@ -250,12 +268,14 @@ def test_a_killed_run_ends_with_the_same_bytes(
 ) -> None:
     """Killed after each of the first steps: at an epoch's end and in its middle."""
     settings = SETTINGS.model_copy(update=changed)
-    whole = run(shard, tmp_path / "whole", settings)
-    for step in (1, 2, 3, 4, 5):
+    monkeypatch.setattr(training, "COMPILER", "eager")  # inductor needs a C++ compiler
+    network = WithEncoder if "freeze_encoder" in changed else Tiny
+    whole = run(shard, tmp_path / "whole", settings, network=network)
+    for step in (1, 2, 3, 4, 5, 13):
         with monkeypatch.context() as patch:
             kill_after(patch, step)
             try:
-                run(shard, tmp_path / "killed", settings)
+                run(shard, tmp_path / "killed", settings, network=network)
             except KilledError:
                 continue
     # Snakemake removes the results of a job that failed; what is needed is in last.ckpt.
@@ -263,7 +283,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         (tmp_path / "killed" / name).unlink(missing_ok=True)
     torch.rand(5)
     with caplog.at_level(logging.INFO, "pipeline"):
-        resumed = run(shard, tmp_path / "killed", settings)
+        resumed = run(shard, tmp_path / "killed", settings, network=network)
     assert resumed == whole
     assert published(tmp_path / "killed") == published(tmp_path / "whole")
     assert "going on after" in caplog.text or "trained already" in caplog.text
@@ -389,6 +409,28 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_the_best(
     assert "learning_rate" in error.value.remedy
     assert checkpoint.read_card(tmp_path / "best.safetensors").scores["epoch"] == 1
     assert len(curves(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("always_saved")
+def test_spoilt_weights_are_not_saved(shard: Path, tmp_path: Path) -> None:
+    """A step of infinite gradients has a finite loss: the one before it is to go on from."""
+    network = Tiny()
+
+    class Spoiler:
+        def stepped(self, step: int, *_: float) -> None:
+            if step == 3:
+                with torch.no_grad():
+                    network.layers[0].weight.fill_(math.nan)  # type: ignore[operator]
+
+        def validated(self, _: Any) -> None: ...
+
+        def closed(self) -> None: ...
+
+    with pytest.raises(TrainingError, match="the loss is nan after 3 steps"):
+        run(shard, tmp_path, network=lambda: network, followers=[Spoiler()])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert content["state"]["step"] == 2
+    assert all(bool(weight.isfinite().all()) for weight in content["network"].values())
 
 
 def test_a_loss_that_is_no_number_tells_its_tile(
@@ -522,19 +564,6 @@ def test_a_cancelled_job_is_not_requeued(monkeypatch: pytest.MonkeyPatch) -> Non
     assert interruption.ask_for_requeue() == ""
 
 
-class WithEncoder(nn.Module):
-    """An encoder with batch statistics, and what comes after."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Conv2d(8, 3, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.encoder(images))
-        return logits
-
-
 def test_a_frozen_encoder_keeps_its_weights_until_its_epochs_are_over(
     shard: Path, tmp_path: Path
 ) -> None:
@@ -554,7 +583,7 @@ def test_a_frozen_encoder_keeps_its_weights_until_its_epochs_are_over(
         def closed(self) -> None: ...
 
     settings = SETTINGS.model_copy(update={"freeze_encoder": 2, "encoder_rate": 0.1})
-    run(shard, tmp_path, settings, network=network, followers=[Watcher()])
+    run(shard, tmp_path, settings, network=lambda: network, followers=[Watcher()])
     assert frozen == [True, True, False, False]
     assert len(set(means)) == 5  # statistics follow the images all the time
     assert not torch.equal(network.encoder.state_dict()["0.weight"], first["0.weight"])

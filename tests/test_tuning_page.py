@@ -18,6 +18,7 @@ from pipeline import tuning, tuning_figures, tuning_records, tuning_report
 from pipeline.errors import TrainingError
 from pipeline.following import Follower
 from pipeline.search_space import Axis
+from pipeline.sections import TrainingSettings
 from pipeline.tuning_records import StudyRecord, TrialRecord
 from tests.test_tuning import search, told
 
@@ -60,8 +61,14 @@ def record(metric: str = "mean_iou", **changes: Any) -> StudyRecord:
     return StudyRecord(metric, **{**values, **changes})
 
 
+RUN = TrainingSettings(loss={"focal": 1.0, "dice": 0.5})
+"""Of the run whose settings were searched."""
+
+OUT = dict.fromkeys(RUN.loss.keys() - BOTH.keys())
+
+
 def page(study: StudyRecord) -> str:
-    best = tuning_records.best_yaml(study, "run/a/tuning") if study.best else ""
+    best = tuning_records.best_yaml(study, "run/a/tuning", RUN) if study.best else ""
     return tuning_report.render(study, "a <b>", "tuning: {}\n", best)
 
 
@@ -76,10 +83,10 @@ def test_the_best_is_the_highest_score_or_the_least_loss() -> None:
 
 
 def test_best_settings_are_sections_with_the_settings_values() -> None:
-    text = tuning_records.best_yaml(record(), "run/a/tuning")
+    text = tuning_records.best_yaml(record(), "run/a/tuning", RUN)
     assert yaml.safe_load(text) == {
         "training": {
-            "learning_rate": 0.01, "batch_size": 8, "loss": BOTH, "gradient_clip": 1.0,
+            "learning_rate": 0.01, "batch_size": 8, "loss": {**BOTH, **OUT}, "gradient_clip": 1.0,
             "average_weights": False,
         }
     }  # fmt: skip
@@ -88,10 +95,19 @@ def test_best_settings_are_sections_with_the_settings_values() -> None:
     assert second.endswith("--configfile my_run.yaml run/a/tuning/best.yaml")
 
 
+def test_best_settings_replace_the_runs_own_loss_and_not_add_to_it() -> None:
+    text = tuning_records.best_yaml(record(), "run/a/tuning", RUN)
+    training = yaml.safe_load(text)["training"]
+    under = {"loss": {"focal": 1.0, "dice": 0.5}}
+    # As Snakemake merges files, and config.load: mappings key by key.
+    merged = {**training, "loss": under["loss"] | training["loss"]}
+    assert TrainingSettings(**merged).loss == BOTH
+
+
 def test_without_a_complete_trial_it_is_told_why() -> None:
     failed = record(trials=[trial(0, "failed", message="no memory"), trial(1, "pruned", 0.1)])
     with pytest.raises(TrainingError, match="no trial is complete") as caught:
-        tuning_records.best_yaml(failed, "run/a/tuning")
+        tuning_records.best_yaml(failed, "run/a/tuning", RUN)
     assert caught.value.items == ("trial 0: no memory",)
     assert "no best settings" in page(failed)
 

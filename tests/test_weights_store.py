@@ -19,6 +19,7 @@ from pipeline.errors import SettingsError, TrainingError
 from pipeline.networks import build, weights_store
 from pipeline.networks.segnet import Vgg16Encoder
 from pipeline.networks.weights import load_encoder_weights
+from pipeline.sections import TrainingSettings
 
 ENCODER = "tu-resnet10t"
 """A small one of timm's, with three convolutions at its start."""
@@ -140,6 +141,18 @@ def test_missing_weights_name_encoder_folder_and_command(tmp_path: Path) -> None
         started(None)
     with pytest.raises(TrainingError, match="weights of vgg16_bn are not in"):
         started(tmp_path, "segnet")
+
+
+def test_first_weights_are_known_before_anything_runs(folder: Path, tmp_path: Path) -> None:
+    asked = TrainingSettings(encoder=ENCODER, encoder_weights="imagenet", weights_dir=folder)
+    assert networks.first_weights(asked) == [folder / f"{ENCODER}.safetensors"]
+    elsewhere = asked.model_copy(update={"weights_dir": tmp_path / "empty"})
+    with pytest.raises(TrainingError, match="are not in"):
+        networks.first_weights(elsewhere)
+    assert networks.first_weights(TrainingSettings()) == []
+    missing = TrainingSettings(encoder_weights=str(tmp_path / "typo.pth"))
+    with pytest.raises(TrainingError, match=r"there is no file .*typo\.pth"):
+        networks.first_weights(missing)
 
 
 def test_a_job_never_loads_what_fetches(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ rule train:
         shards=expand(paths.shard("{sheet}"), sheet=LABELLED),
         plan=paths.tile_plan,
         nomenclature=settings.nomenclature,
+        weights=WEIGHTS,
     output:
         paths.best,
         paths.card,

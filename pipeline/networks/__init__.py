@@ -7,9 +7,8 @@ and 850 MB): a network's modules are imported when one of it is built.
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +16,23 @@ from typing import TYPE_CHECKING
 from pipeline.errors import SettingsError, TrainingError
 from pipeline.networks import weights_store
 from pipeline.networks.precision import autocast, resolve_precision
+from pipeline.setting_types import did_you_mean
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.sections import TrainingSettings
 
 __all__ = [
     "IMAGENET",
     "NETWORKS",
     "NO_WEIGHTS",
+    "TIMM",
     "autocast",
     "build",
     "check_batch",
     "encoder_of",
+    "first_weights",
     "resolve_precision",
 ]
 
@@ -37,6 +41,8 @@ NO_WEIGHTS = "none"
 """Value of ``training.encoder_weights`` for an encoder that starts from random numbers."""
 IMAGENET = "imagenet"
 """Value of ``training.encoder_weights`` for the published ImageNet weights of the encoder."""
+TIMM = "tu-"
+"""Prefix of an encoder that timm provides."""
 
 Builder = Callable[[str, str, int, int], "torch.nn.Module"]
 """Encoder, the file of its weights (or ``none``), bands, classes -> network."""
@@ -192,6 +198,27 @@ def build(
     return architecture.build(used, encoder_weights, bands, classes)
 
 
+def first_weights(training: TrainingSettings) -> list[Path]:
+    """The file of the encoder's first weights, to be known before anything runs; none for `none`.
+
+    Raises:
+        SettingsError: If there is no such network.
+        TrainingError: If there is no such file.
+    """
+    encoder = encoder_of(training.network, training.encoder)
+    if training.encoder_weights == NO_WEIGHTS:
+        return []
+    if training.encoder_weights == IMAGENET:
+        return [weights_store.found_file(training.weights_dir, encoder)]
+    path = Path(training.encoder_weights)
+    if not path.is_file():
+        raise TrainingError(
+            f"training.encoder_weights: there is no file {path}.",
+            remedy="Name a file with a state dict, or write imagenet or none.",
+        )
+    return [path]
+
+
 def check_batch(network: str, batch_size: int) -> None:
     """Check that a network can be trained on batches of a size.
 
@@ -214,12 +241,6 @@ def encoder_of(network: str, encoder: str) -> str:
         SettingsError: If there is no such network.
     """
     return _architecture(network).encoder or encoder
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _architecture(network: str) -> Architecture:

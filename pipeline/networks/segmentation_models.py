@@ -13,15 +13,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import SettingsError
-from pipeline.networks import NO_WEIGHTS, did_you_mean
+from pipeline.networks import NO_WEIGHTS, TIMM
 from pipeline.networks.fcn import Fcn
 from pipeline.networks.padding import AnySize
 from pipeline.networks.patches import keep_exact
 from pipeline.networks.trial import complaint_of, drop_idle
 from pipeline.networks.weights import read_weights, start_encoder
-
-TIMM = "tu-"
-"""Prefix of an encoder that timm provides."""
+from pipeline.setting_types import did_you_mean
 
 _FIXED_SIZE = {"strict_img_size": False}
 """What frees timm's Swin transformers of the image size that they were published for."""

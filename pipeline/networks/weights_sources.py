@@ -30,12 +30,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from torch import Tensor, nn
 
 from pipeline.errors import SettingsError
-from pipeline.networks import did_you_mean
+from pipeline.networks import TIMM
 from pipeline.networks.weights import read_weights
 from pipeline.networks.weights_store import sha256_of
-
-TIMM = "tu-"
-"""Prefix of an encoder that timm provides."""
+from pipeline.setting_types import did_you_mean
 
 # Encoders whose ImageNet weights are torchvision's, under the same names of layers.
 _TORCHVISION = frozenset(

@@ -14,6 +14,7 @@ import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import TrainingError
 
@@ -46,15 +47,15 @@ class Origin:
         return json.dumps({"weights": "imagenet", **asdict(self)}, indent=2) + "\n"
 
 
-def weights_file(folder: Path | None, encoder: str) -> Path:
-    """Find the ImageNet weights of an encoder and check that they are whole.
+def found_file(folder: Path | None, encoder: str) -> Path:
+    """Find the ImageNet weights of an encoder.
 
     Args:
         folder: ``training.weights_dir``.
         encoder: Name of the encoder.
 
     Raises:
-        TrainingError: If there are none, or the file is not the one that was fetched.
+        TrainingError: If there are none.
     """
     if folder is None:
         raise TrainingError(
@@ -70,12 +71,26 @@ def weights_file(folder: Path | None, encoder: str) -> Path:
             f"  {fetch_command(folder, encoder)}\n"
             "or train from scratch with `encoder_weights: none`. Jobs download nothing.",
         )
+    return path
+
+
+def weights_file(folder: Path | None, encoder: str) -> Path:
+    """Find the ImageNet weights of an encoder and check that they are whole.
+
+    Args:
+        folder: ``training.weights_dir``.
+        encoder: Name of the encoder.
+
+    Raises:
+        TrainingError: If there are none, or the file is not the one that was fetched.
+    """
+    path = found_file(folder, encoder)
     wrong = damage(path)
     if wrong:
         raise TrainingError(
             f"training.encoder_weights: {path} is not as it was fetched.",
             [wrong],
-            f"Fetch it again where there is internet:\n  {fetch_command(folder, encoder)}\n"
+            f"Fetch it again where there is internet:\n  {fetch_command(path.parent, encoder)}\n"
             f"If the file is your own, delete {record_of(path).name} beside it.",
         )
     return path
@@ -89,6 +104,19 @@ def found(folder: Path, encoder: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What is known of a file of weights: its name, and what ``fetch-weights`` wrote beside it.
+
+    Args:
+        path: A file that :func:`damage` finds nothing wrong with.
+    """
+    record = record_of(path)
+    if path.suffix == SUFFIXES[0] and record.is_file():
+        told: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return {"file": path.name, **told}
+    return {"file": path.name, "sha256": sha256_of(path)}
 
 
 def damage(path: Path) -> str:
