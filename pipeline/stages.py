@@ -416,11 +416,12 @@ def train(run: Run) -> None:
     if not summary.first:
         return
     write_text(paths.card, checkpoint.read_card(paths.best).as_json())
-    rows = evidence.read_curves(paths.curves, paths.speed)
     if not paths.findings.exists():
         # Ended already when it was started: the curves alone say most of it.
+        rows = evidence.read_curves(paths.curves, paths.speed)
         diagnosis.publish(paths.findings, diagnosis.findings(rows, None, run.nomenclature.names))
-    picture = figures.curves_picture(rows)
+    # Without speeds, which stand in the report: the same training gives the same picture.
+    picture = figures.curves_picture(evidence.read_curves(paths.curves))
     with published(paths.curves_picture) as (draft,):
         draft.write_bytes(picture)
     log.info(

@@ -26,7 +26,7 @@ BANDS, CLASSES = 4, 5
 OWN = ("segnet", "enet")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     # Threads that wait for each other on a busy machine make these small networks 20 times slower.
     threads = torch.get_num_threads()
@@ -48,7 +48,6 @@ def make(network: str, bands: int = 3, encoder: str = "", weights: str = "none")
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     """Each network with four bands, after a step's gradients."""
-    torch.set_num_threads(1)
     name: str = request.param
     module = make(name, BANDS)
     with torch.no_grad():

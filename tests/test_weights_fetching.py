@@ -38,7 +38,7 @@ from pipeline.sections import TrainingSettings, TuningSettings
 ENCODER = "tu-resnet10t"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

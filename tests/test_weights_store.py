@@ -27,7 +27,7 @@ ENCODER = "tu-resnet10t"
 FIRST = "model.conv1.0.weight"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
