@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config, confusion, geotiff, stages
+from pipeline import class_rasters, config, confusion, geotiff, stages
 from pipeline.nomenclature import IGNORE
 from pipeline.publication import published, write_text
 from tests.benchmarks import harness, machine, scenes, sheet_run
@@ -216,7 +216,7 @@ def adopt_map(settings: Path, ids: Path, threads: int) -> None:
     """Make a peer's class ids the map of a run, and count it as a map of ours."""
     run = stages.Run(config.load(settings))
     grid = geotiff.read_grid(run.paths.label_raster(scenes.TEST))
-    tags = {stages.NOMENCLATURE_TAG: run.nomenclature.fingerprint}
+    tags = {class_rasters.NOMENCLATURE_TAG: run.nomenclature.fingerprint}
     with (
         geotiff.session(),
         published(run.paths.land_cover_map(scenes.TEST)) as (draft,),

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from pipeline import config, geotiff, labels, siose, stages, tiling
+from pipeline import class_rasters, config, geotiff, labels, siose, stages, tiling
 from pipeline.grid import Window
 from pipeline.nomenclature import IGNORE
 from pipeline.paths import RunPaths
@@ -178,7 +178,7 @@ def with_map(setup: Setup, made: SheetRun) -> SheetRun:
             tiling.write_plan(plan, draft, ground_draft)
     if target.exists():
         return part
-    tags = {stages.NOMENCLATURE_TAG: classes.fingerprint}
+    tags = {class_rasters.NOMENCLATURE_TAG: classes.fingerprint}
     plain = part.folder / "plain.tif"
     rng = np.random.default_rng(0)
     with (

@@ -1,0 +1,84 @@
+"""Class rasters of a run: opened with a check that they are, written with what shows them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import geotiff, styles
+from pipeline.block_reader import BlockReader
+from pipeline.errors import InputError
+from pipeline.grid import PixelGrid
+from pipeline.nomenclature import Nomenclature
+
+NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
+"""GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
+
+
+def class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:
+    """Open a class raster of this run, and check that it is one.
+
+    Raises:
+        InputError: If it is missing, has other pixels, or was made with another nomenclature.
+    """
+    reader = geotiff.RasterReader(path)
+    try:
+        if not reader.grid.same_pixels(grid):
+            raise InputError(
+                f"{path}: has other pixels than the orthophoto.",
+                [f"raster: {reader.grid}", f"orthophoto: {grid}"],
+                "It is of another run or of an older orthophoto; remove it and run its rule again.",
+            )
+        check_nomenclature(reader.tags.get(NOMENCLATURE_TAG, ""), path, classes)
+    except InputError:
+        reader.close()
+        raise
+    return reader
+
+
+def label_blocks(path: Path, grid: PixelGrid, classes: Nomenclature) -> BlockReader:
+    """Open a label raster of this run to read it in whole blocks.
+
+    Raises:
+        InputError: As :func:`class_raster`.
+    """
+    class_raster(path, grid, classes).close()
+    return BlockReader(path)
+
+
+def check_nomenclature(made_with: str, path: Path, classes: Nomenclature) -> None:
+    """Check the fingerprint of the nomenclature that something was made with.
+
+    Raises:
+        InputError: If it is not this one's.
+    """
+    if made_with != classes.fingerprint:
+        raise InputError(
+            f"{path}: was made with another nomenclature ({made_with or 'none'}, now "
+            f"{classes.fingerprint}).",
+            remedy="Run its rule again, or choose another `run` folder.",
+        )
+
+
+def sidecars(raster: Path) -> tuple[Path, Path]:
+    """Names of a class raster's side files: GDAL's and QGIS's."""
+    return raster.with_name(f"{raster.name}.aux.xml"), raster.with_suffix(".qml")
+
+
+def write_sidecars(drafts: Sequence[Path], classes: Nomenclature, pixels: Sequence[int]) -> None:
+    """Write both side files of a class raster.
+
+    Args:
+        drafts: Their drafts, in the order of :func:`sidecars`.
+        classes: The classes.
+        pixels: Pixels of each class.
+    """
+    drafts[0].write_text(styles.class_pam(classes.names, classes.colors, pixels), "utf-8")
+    drafts[1].write_text(styles.class_qml(classes.names, classes.colors), "utf-8")
+
+
+def checksum(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,29 @@
+"""One function a rule, in the order of the data: open, call, publish.
+
+Each takes the run and writes its outputs at the paths of :mod:`pipeline.paths`. A stage that is
+killed leaves nothing that looks finished, and may be started again. The modules are those of
+``workflows/``.
+"""
+
+from pipeline.run import Run
+from pipeline.stages.evaluation import confusion, report
+from pipeline.stages.labels import check_polygons, class_proportions, index_values, label_raster
+from pipeline.stages.mapping import map_sheet
+from pipeline.stages.shards import shard, tile_plan
+from pipeline.stages.training import train, tune, tuning_report
+
+__all__ = [
+    "Run",
+    "check_polygons",
+    "class_proportions",
+    "confusion",
+    "index_values",
+    "label_raster",
+    "map_sheet",
+    "report",
+    "shard",
+    "tile_plan",
+    "train",
+    "tune",
+    "tuning_report",
+]

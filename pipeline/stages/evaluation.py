@@ -1,0 +1,82 @@
+"""From maps to matrices and the report."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from pipeline import geotiff, tiling
+from pipeline.block_sweep import block_windows
+from pipeline.class_rasters import (
+    class_raster,
+    label_blocks,
+)
+from pipeline.confusion import ConfusionMatrix
+from pipeline.grid import Window
+from pipeline.parallel import ordered
+from pipeline.publication import published, write_text
+from pipeline.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def confusion(run: Run, sheet: str, threads: int = 1) -> None:
+    """Count reference against map on the sheet's test ground."""
+    classes, paths = run.nomenclature, run.paths
+    grid = geotiff.read_grid(paths.label_raster(sheet))
+    parts = tiling.read_ground(paths.ground, classes, sheet)
+    ground = [part.window for part in parts if part.split == "test"]
+    total = ConfusionMatrix.empty(classes.names)
+    with (
+        label_blocks(paths.label_raster(sheet), grid, classes) as reference,
+        class_raster(paths.land_cover_map(sheet), grid, classes) as mapped,
+    ):
+        # Whole blocks of both: each is decoded once, also where ground ends inside of one.
+        height = math.lcm(geotiff.BLOCK, mapped.block_height)
+        width = math.lcm(geotiff.BLOCK, mapped.block_width)
+
+        def counted(window: Window) -> ConfusionMatrix:
+            true, said = reference.read(window), mapped.read_band(window)
+            matrix = ConfusionMatrix.empty(classes.names)
+            for part in ground:
+                inside = part.intersection(window)
+                if inside is not None:
+                    pixels = inside.slices(window)
+                    matrix += ConfusionMatrix.of(classes.names, true[pixels], said[pixels])
+            return matrix
+
+        windows = block_windows(grid.window, ground, height, width)
+        for _, matrix in ordered(counted, windows, threads):
+            total += matrix
+    write_text(paths.confusion(sheet), total.as_json())
+    if total.pixels:
+        accuracy = 100 * total.scores().overall_accuracy
+        log.info("sheet %s: accuracy %.1f %% of %d pixels", sheet, accuracy, total.pixels)
+    else:
+        log.info("sheet %s: no test ground", sheet)
+
+
+def report(run: Run) -> None:
+    """Put matrices, curves, maps and data together in one page."""
+    from pipeline import evidence, figures, reporting
+
+    paths = run.paths
+    blocks = run.settings.tiling.split == "blocks"
+    text = run.settings.as_yaml()
+    data = evidence.report_data(paths, run.sheets, run.nomenclature, text, blocks)
+    matrix = data.matrix or ConfusionMatrix.empty(run.nomenclature.names)
+    scores = matrix.scores()
+    lines = [
+        *reporting.summary(data, matrix, scores),
+        f"Report: {paths.report}",
+        f"Maps: {paths.land_cover_map('*')}",
+    ]
+    outputs = (paths.report, paths.scores, paths.matrix, paths.matrix_picture, paths.summary)
+    with published(*outputs) as (page, numbers, table, picture, brief):
+        page.write_text(reporting.render_report(data), "utf-8")
+        numbers.write_text(matrix.as_json(), "utf-8")
+        table.write_text(matrix.as_csv(), "utf-8")
+        picture.write_bytes(figures.confusion_picture(matrix))
+        brief.write_text("\n".join(lines) + "\n", "utf-8")
+    for line in lines:
+        log.info("%s", line)
