@@ -23,6 +23,7 @@ from pipeline.paths import RunPaths
 from pipeline.publication import write_text
 from pipeline.sections import (
     AugmentationSettings,
+    CleaningSettings,
     LabelSettings,
     MappingSettings,
     Range,
@@ -31,6 +32,7 @@ from pipeline.sections import (
     TilingSettings,
     TrainingSettings,
     TuningSettings,
+    VectorSettings,
 )
 from pipeline.setting_types import FilePath, did_you_mean, no_bool, quotable, shown
 
@@ -56,6 +58,8 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     tuning: TuningSettings = TuningSettings()
     mapping: MappingSettings = MappingSettings()
+    cleaning: CleaningSettings = CleaningSettings()
+    vectors: VectorSettings = VectorSettings()
 
     def as_yaml(self, *sections: str) -> str:
         """The settings, or some sections, as YAML that :func:`load` reads back to the same."""
@@ -97,13 +101,20 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
         )
     places = [Path(folder) for folder in folders]
     missing = []
-    found: dict[str, Path] = {"run": _expanded(settings.run)}
+    found: dict[str, Any] = {"run": _expanded(settings.run)}
     for key in ("sheets", "nomenclature"):
         path = find(getattr(settings, key), places)
         if path is None:
             missing.append(f"{key}: there is no file {getattr(settings, key)}")
         else:
             found[key] = path
+    checkpoints = [find(path, places) for path in settings.mapping.ensemble]
+    missing += [
+        f"mapping.ensemble: there is no file {given}"
+        for given, path in zip(settings.mapping.ensemble, checkpoints, strict=True)
+        if path is None
+    ]
+    found["mapping"] = settings.mapping.model_copy(update={"ensemble": tuple(checkpoints)})
     if missing:
         raise SettingsError(
             f"{source}: {len(missing)} of the files it names cannot be found.",
@@ -377,6 +388,12 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if mapping.overlap_px % 2:
         wrong.append("mapping.overlap_px: is even: half of it is cut off on each side")
+    if mapping.backend in ("openvino", "onnxruntime") and mapping.precision == "fp16":
+        wrong.append(
+            f"mapping.precision: fp16 is for GPUs; mapping.backend: {mapping.backend} is not"
+        )
+    if settings.cleaning.majority_px and settings.cleaning.majority_px % 2 == 0:
+        wrong.append("cleaning.majority_px: is odd, so that the window has a pixel in its middle")
     searched = {name: getattr(settings, name) for name in search_space.SEARCHED}
     others = [name for name in Settings.model_fields if name not in searched]
     return wrong + search_space.mistakes(settings.tuning, searched, others, _mistake)

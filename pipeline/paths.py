@@ -138,10 +138,61 @@ class RunPaths:
         """Confidence of the predicted class in per cent, COG."""
         return self.run / "maps" / f"{sheet}.confidence.tif"
 
-    def map_files(self, sheet: str, confidence: bool) -> list[Path]:
-        """What ``map_sheet`` writes: the map, and the confidence where it is asked for."""
-        files = [self.land_cover_map(sheet)]
-        return [*files, self.confidence(sheet)] if confidence else files
+    def probabilities(self, sheet: str) -> Path:
+        """Probability of each class in per cent, a band each, COG."""
+        return self.run / "maps" / f"{sheet}.probabilities.tif"
+
+    def entropy(self, sheet: str) -> Path:
+        """Entropy of the probabilities, in per cent of its greatest value, COG."""
+        return self.run / "maps" / f"{sheet}.entropy.tif"
+
+    def map_layer(self, sheet: str, layer: str) -> Path:
+        """A raster of a map by its name: classes, confidence, probabilities or entropy."""
+        files = {
+            "classes": self.land_cover_map,
+            "confidence": self.confidence,
+            "probabilities": self.probabilities,
+            "entropy": self.entropy,
+        }
+        return files[layer](sheet)
+
+    def map_progress(self, sheet: str) -> Path:
+        """Folder of what a map that is being made has already, to go on from."""
+        return self.run / "maps" / f".{sheet}.progress"
+
+    def cleaned_map(self, sheet: str) -> Path:
+        """The map without its smallest patches, COG; only where cleaning is asked for."""
+        return self.run / "maps" / f"{sheet}.cleaned.tif"
+
+    def delivered_map(self, sheet: str, cleaned: bool) -> Path:
+        """The map that is judged and handed on: the cleaned one where there is one."""
+        return self.cleaned_map(sheet) if cleaned else self.land_cover_map(sheet)
+
+    def vectors(self, sheet: str, suffix: str) -> Path:
+        """The delivered map as polygons, ``gpkg`` or ``parquet``."""
+        return self.run / "vectors" / f"{sheet}.{suffix}"
+
+    def errors(self, sheet: str) -> Path:
+        """Where map and labels differ, COG."""
+        return self.run / "errors" / f"{sheet}.tif"
+
+    @property
+    def mosaics(self) -> Path:
+        """Folder of the mosaics of all sheets, VRT, one of each kind and coordinate system."""
+        return self.run / "mosaics"
+
+    def change_map(self, place: str, before: int | str, after: int | str) -> Path:
+        """Class before and class after of a place in two years, COG."""
+        return self.run / "changes" / f"{place}.{before}-{after}.tif"
+
+    def change_areas(self, place: str, before: int | str, after: int | str) -> Path:
+        """Area of each change, CSV."""
+        return self.run / "changes" / f"{place}.{before}-{after}.csv"
+
+    @property
+    def project(self) -> Path:
+        """The QGIS project with all rasters of the run."""
+        return self.run / "report" / f"{self.name}.qgz"
 
     def confusion(self, sheet: str) -> Path:
         """Confusion matrix of the sheet's test ground, JSON."""

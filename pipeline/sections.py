@@ -182,4 +182,42 @@ class MappingSettings(Section):
 
     window_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
     overlap_px: Margin = 128
+    seams: Literal["crop", "blend"] = "crop"
+    symmetries: bool = False
+    ensemble: tuple[FilePath, ...] = ()
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
+    batch_size: Count | None = None
     confidence: bool = True
+    probabilities: bool = False
+    entropy: bool = False
+
+    # Windows at once change nothing but the speed.
+    result_ignores: ClassVar[set[str]] = {"batch_size"}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the rasters that a map consists of."""
+        asked = {name: getattr(self, name) for name in ("confidence", "probabilities", "entropy")}
+        return ("classes", *(name for name, wanted in asked.items() if wanted))
+
+
+class CleaningSettings(Section):
+    """What small things of a map are smoothed away."""
+
+    majority_px: Margin = 0
+    min_area_m2: NotNegative = 0.0
+    max_hole_m2: NotNegative = 0.0
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be cleaned."""
+        return bool(self.majority_px or self.min_area_m2 or self.max_hole_m2)
+
+
+class VectorSettings(Section):
+    """The map as polygons."""
+
+    format: Literal["none", "gpkg", "parquet"] = "none"
+    simplify_m: NotNegative = 0.0
+    siose_shares: bool = False
