@@ -33,6 +33,7 @@ ORDER = [
     "sheets",
     "progress",
     "numerals",
+    "ground_area",
     "styles",
     "geotiff",
     "block_raster",
