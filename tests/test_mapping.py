@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.errors import SettingsError, TrainingError
 from pipeline.grid import PixelGrid, Window
-from pipeline.mapping import MappedBand, Read, axis_parts, predicted_bands
+from pipeline.mapping import Inside, MappedBand, predicted_bands, sample_window
+from pipeline.prediction import Member, Predictor
 from pipeline.sections import MappingSettings
+from pipeline.sheet_rows import Read
+from pipeline.windows import axis_parts
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -37,48 +43,60 @@ def noise(bands: int, height: int, width: int, seed: int = 0) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (bands, height, width), np.uint8)
 
 
-def put_together(bands: Sequence[MappedBand], width: int, height: int) -> tuple[Image, Image]:
+def put_together(bands: Sequence[MappedBand], region: Window) -> dict[str, Image]:
     """The whole map; fails unless the bands cover each row once, top to bottom."""
-    row = 0
+    row = region.row
     for band in bands:
-        assert band.window == Window(0, row, width, band.window.height)
-        assert band.classes.shape == band.confidence.shape == (band.window.height, width)
-        assert band.classes.dtype == band.confidence.dtype == np.uint8
+        assert band.window == Window(region.col, row, region.width, band.window.height)
+        for pixels in band.layers.values():
+            assert pixels.shape[-2:] == (band.window.height, region.width)
+            assert pixels.dtype == np.uint8
         row += band.window.height
-    assert row == height
-    return (
-        np.concatenate([band.classes for band in bands]),
-        np.concatenate([band.confidence for band in bands]),
-    )
+    assert row == region.bottom
+    names = bands[0].layers
+    return {name: np.concatenate([b.layers[name] for b in bands], axis=-2) for name in names}
 
 
-def sheet_map(
-    network: nn.Module,
+def single(network: nn.Module, bands: int = 1, mean: float = 0.0) -> Member:
+    return Member(network, (mean,) * bands, (1.0,) * bands)
+
+
+def sheet_layers(
+    network: nn.Module | Sequence[Member],
     image: Image,
     valid: Mask | None = None,
     *,
-    window_px: int = 32,
-    overlap_px: int = 8,
     classes: int = 2,
-    batch_size: int | None = None,
     precision: str = "float32",
     mean: float = 0.0,
+    symmetries: bool = False,
+    region: Window | None = None,
+    inside: Inside | None = None,
     advance: Callable[[int], None] | None = None,
-) -> tuple[Image, Image]:
+    threads: int = 1,
+    **settings: Any,
+) -> dict[str, Image]:
     bands, height, width = image.shape
+    members = [single(network, bands, mean)] if isinstance(network, nn.Module) else network
+    chosen = {"window_px": 32, "overlap_px": 8, "symmetries": symmetries, **settings}
     found = predicted_bands(
-        network,
+        Predictor(members, classes, precision=precision, symmetries=symmetries),
         reader(image, valid),
         sheet_grid(width, height),
-        MappingSettings(window_px=window_px, overlap_px=overlap_px),
-        mean=(mean,) * bands,
-        std=(1.0,) * bands,
-        classes=classes,
-        precision=precision,
-        batch_size=batch_size,
+        MappingSettings(**chosen),
+        region=region,
+        inside=inside,
         advance=advance,
+        threads=threads,
     )
-    return put_together(list(found), width, height)
+    return put_together(list(found), region or Window(0, 0, width, height))
+
+
+def sheet_map(
+    network: nn.Module, image: Image, valid: Mask | None = None, **options: Any
+) -> tuple[Image, Image]:
+    layers = sheet_layers(network, image, valid, **options)
+    return layers["classes"], layers["confidence"]
 
 
 class Threshold(nn.Module):
@@ -239,8 +257,8 @@ def test_progress_counts_every_pixel_once_those_without_data_too() -> None:
     assert min(steps) > 0
 
 
-def test_a_band_is_read_once_and_no_more_than_its_windows_need() -> None:
-    image = noise(1, 200, 60)
+def test_each_row_is_read_once_and_the_next_band_is_read_ahead() -> None:
+    image = noise(1, 1000, 60)
     read = reader(image)
     windows: list[Window] = []
 
@@ -249,24 +267,29 @@ def test_a_band_is_read_once_and_no_more_than_its_windows_need() -> None:
         return read(window)
 
     bands = predicted_bands(
-        Threshold(1), watched, sheet_grid(60, 200), MappingSettings(window_px=64, overlap_px=16),
-        mean=(0.0,), std=(1.0,), classes=2, precision="float32",
+        Predictor([single(Threshold(1))], 2, precision="float32"), watched,
+        sheet_grid(60, 1000), MappingSettings(window_px=256, overlap_px=64), block_height=256,
     )  # fmt: skip
     assert windows == []
-    first = next(bands)
-    assert first.window == Window(0, 0, 60, 48)
-    assert windows == [Window(0, 0, 60, 56)]  # nothing is read ahead
-    list(bands)
-    assert windows[1:] == [
-        Window(0, 40, 60, 64), Window(0, 88, 60, 64), Window(0, 136, 60, 64), Window(0, 144, 60, 56)
-    ]  # fmt: skip
+    assert next(bands).window == Window(0, 0, 60, 192)
+    bands.close()
+    assert windows in ([Window(0, 0, 60, 256)], [Window(0, 0, 60, 256), Window(0, 256, 60, 256)])
+    windows.clear()
+    classes, _ = sheet_map(Threshold(1), image, window_px=256, overlap_px=64)
+    bands = predicted_bands(
+        Predictor([single(Threshold(1))], 2, precision="float32"), watched,
+        sheet_grid(60, 1000), MappingSettings(window_px=256, overlap_px=64), block_height=256,
+    )  # fmt: skip
+    found = put_together(list(bands), Window(0, 0, 60, 1000))
+    assert windows == [Window(0, row, 60, min(256, 1000 - row)) for row in range(0, 1000, 256)]
+    np.testing.assert_array_equal(found["classes"], classes)
 
 
 def test_the_caller_is_not_in_inference_mode_between_bands() -> None:
     image = noise(1, 60, 20)
     bands = predicted_bands(
-        Threshold(1), reader(image), sheet_grid(20, 60), MappingSettings(overlap_px=480),
-        mean=(0.0,), std=(1.0,), classes=2, precision="float32",
+        Predictor([single(Threshold(1))], 2, precision="float32"), reader(image),
+        sheet_grid(20, 60), MappingSettings(overlap_px=480),
     )  # fmt: skip
     for _ in bands:
         assert not torch.is_inference_mode_enabled()
@@ -282,12 +305,7 @@ def test_bands_are_normalised_each_with_its_own_mean_and_deviation() -> None:
             return images[:, :2]
 
     image = np.array([[[10]], [[30]], [[200]]], np.uint8)
-    list(
-        predicted_bands(
-            Watching(), reader(image), sheet_grid(1, 1), MappingSettings(),
-            mean=(0.0, 20.0, 100.0), std=(10.0, 5.0, 50.0), classes=2, precision="float32",
-        )
-    )  # fmt: skip
+    sheet_layers([Member(Watching(), (0.0, 20.0, 100.0), (10.0, 5.0, 50.0))], image)
     assert seen[0][0, :, 0, 0].tolist() == [1.0, 2.0, 2.0]
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
@@ -322,12 +340,7 @@ def test_a_network_that_does_not_fit_is_told() -> None:
     with pytest.raises(SettingsError, match="fp16"):
         sheet_map(Threshold(1), image, precision="fp16")
     with pytest.raises(ValueError, match="2 bands read, means of 1"):
-        list(
-            predicted_bands(
-                Threshold(1), reader(noise(2, 5, 5)), sheet_grid(5, 5), MappingSettings(),
-                mean=(0.0,), std=(1.0,), classes=2,
-            )
-        )  # fmt: skip
+        sheet_layers([single(Threshold(1))], noise(2, 5, 5))
 
 
 def test_a_network_that_diverged_and_a_device_that_is_full_are_told() -> None:
@@ -344,36 +357,215 @@ def test_a_network_that_diverged_and_a_device_that_is_full_are_told() -> None:
         sheet_map(Greedy(), noise(1, 20, 20))
 
 
-@pytest.mark.parametrize("length", [1, 2, 23, 24, 25, 48, 49, 1000])
-@pytest.mark.parametrize(("window_px", "overlap_px"), [(32, 0), (32, 8), (32, 16), (100, 50)])
-def test_parts_of_an_axis_keep_each_pixel_once_with_its_surroundings(
-    length: int, window_px: int, overlap_px: int
+class Pyramid(nn.Module):
+    """Max-pools five times by two and goes up again: blocks of 32 x 32 pixels count."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        blocks = F.max_pool2d(images.double(), 32)
+        brightest = F.interpolate(blocks, scale_factor=32, mode="nearest")
+        # With the neighbouring blocks: 16 + 31 pixels of receptive field.
+        around = F.avg_pool2d(F.pad(brightest, (16, 16, 16, 16)), 33, stride=1)
+        return torch.cat([around + images.double(), torch.full_like(around, 60)], dim=1).float()
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 210), (257, 97), (500, 131), (96, 64)])
+@pytest.mark.parametrize(("window_px", "overlap_px"), [(192, 128), (320, 128), (256, 128)])
+def test_networks_that_halve_see_windows_in_the_phase_of_the_whole(
+    width: int, height: int, window_px: int, overlap_px: int
 ) -> None:
-    parts = axis_parts(length, window_px, overlap_px)
-    halo = overlap_px // 2
-    kept = [position for part in parts for position in range(*part.kept)]
-    assert kept == list(range(length))
-    assert len({part.seen for part in parts}) == 1
-    assert parts[0].seen <= window_px
-    for part in parts:
-        assert part.first <= part.kept[0] - halo
-        assert part.first + part.seen >= part.kept[1] + halo
-        seen = part.mirrored(length)
-        assert seen.min() >= 0
-        assert seen.max() < length
-        inside = slice(part.kept[0] - part.first, part.kept[1] - part.first)
-        assert seen[inside].tolist() == list(range(*part.kept))
+    rare = np.random.default_rng(1).random((1, height, width)) < 1 / 1500
+    image = np.where(rare, noise(1, height, width), noise(1, height, width) // 16)
+    whole = sheet_layers(Pyramid(), image, window_px=2048, overlap_px=overlap_px)
+    parts = sheet_layers(Pyramid(), image, window_px=window_px, overlap_px=overlap_px)
+    assert 0.2 < (whole["classes"] == 1).mean() < 0.8
+    np.testing.assert_array_equal(parts["classes"], whole["classes"])
+    np.testing.assert_array_equal(parts["confidence"], whole["confidence"])
 
 
-def test_narrow_sheets_are_mirrored_again_and_again() -> None:
-    (part,) = axis_parts(3, 16, 8)
-    assert part.first == -4
-    assert part.mirrored(3)[:12].tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1]
-    (pixel,) = axis_parts(1, 16, 8)
-    assert set(pixel.mirrored(1).tolist()) == {0}
+def blended(network: nn.Module, image: Image, window_px: int, overlap_px: int, classes: int) -> Any:
+    """Probabilities of the whole sheet by the book: all windows in memory, sums divided."""
+    height, width = image.shape[1:]
+    sums, weights = np.zeros((classes, height, width)), np.zeros((height, width))
+    for rows in axis_parts(height, window_px, overlap_px):
+        for cols in axis_parts(width, window_px, overlap_px):
+            pixels = image[:, rows.mirrored(height)][:, :, cols.mirrored(width)]
+            with torch.inference_mode():
+                logits = network(torch.from_numpy(pixels.astype(np.float32))[None])
+                found = logits.double().softmax(1)[0].numpy()
+            near = [np.minimum(i := np.arange(p.seen) + 0.5, p.seen - i) for p in (rows, cols)]
+            down = slice(max(0, rows.first), min(height, rows.behind))
+            across = slice(max(0, cols.first), min(width, cols.behind))
+            here = (
+                slice(down.start - rows.first, down.stop - rows.first),
+                slice(across.start - cols.first, across.stop - cols.first),
+            )
+            weight = np.outer(*near)[here]
+            sums[:, down, across] += weight * found[:, here[0], here[1]]
+            weights[down, across] += weight
+    return sums / weights
 
 
-@pytest.mark.parametrize("overlap_px", [7, 32, 40])
-def test_overlaps_that_keep_nothing_are_refused(overlap_px: int) -> None:
-    with pytest.raises(ValueError, match="is even and smaller"):
-        axis_parts(100, 32, overlap_px)
+@pytest.mark.parametrize(("width", "height"), [(30, 25), (70, 50), (57, 81)])
+@pytest.mark.parametrize("overlap_px", [0, 8, 16])
+def test_blending_is_the_mean_of_windows_weighted_by_the_distance_to_their_edges(
+    width: int, height: int, overlap_px: int
+) -> None:
+    network, image = Neighbourhood(bands=3, classes=4), noise(3, height, width)
+    expected = blended(network, image, 32, overlap_px, 4)
+    layers = sheet_layers(
+        network, image, classes=4, overlap_px=overlap_px, seams="blend", probabilities=True,
+        entropy=True,
+    )  # fmt: skip
+    assert np.abs(layers["probabilities"] - 100 * expected).max() < 0.501
+    best = np.sort(expected, axis=0)
+    clear = best[-1] - best[-2] > 1e-5
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(layers["classes"][clear], expected.argmax(0)[clear])
+    entropy = -(expected * np.log(expected)).sum(0) / np.log(4) * 100
+    assert np.abs(layers["entropy"] - entropy).max() < 0.501
+
+
+@pytest.mark.parametrize("seams", ["crop", "blend"])
+def test_a_map_that_goes_on_is_the_map_that_was_not_stopped(seams: str) -> None:
+    network, image = Neighbourhood(bands=3, classes=4), noise(3, 150, 70)
+    valid = np.ones((150, 70), bool)
+    valid[30:90, :45] = False
+    settings = MappingSettings(window_px=32, overlap_px=16, seams=seams, probabilities=True)  # type: ignore[arg-type]
+    predictor = Predictor([single(network, 3)], 4, precision="float32")
+    arguments = (predictor, reader(image, valid), sheet_grid(70, 150), settings)
+    whole = put_together(list(predicted_bands(*arguments)), Window(0, 0, 70, 150))
+    for first in (0, 1, 16, 31, 64, 100, 133, 149):
+        steps: list[int] = []
+        bands = list(predicted_bands(*arguments, first_row=first, advance=steps.append))
+        begun = bands[0].window.row
+        assert begun <= first < bands[0].window.bottom
+        rest = put_together(bands, Window(0, begun, 70, 150 - begun))
+        for name, pixels in rest.items():
+            np.testing.assert_array_equal(pixels, whole[name][..., begun:, :])
+        assert sum(steps) == 70 * (150 - begun)
+    assert list(predicted_bands(*arguments, first_row=150)) == []
+
+
+@pytest.mark.parametrize("seams", ["crop", "blend"])
+@pytest.mark.parametrize(
+    "place", [(0, 0, 9, 9), (20, 31, 40, 77), (69, 0, 1, 150), (3, 140, 60, 10)]
+)
+def test_a_region_gives_the_pixels_of_the_whole_map(
+    seams: str, place: tuple[int, int, int, int]
+) -> None:
+    network, image, region = Neighbourhood(bands=3, classes=4), noise(3, 150, 70), Window(*place)
+    options: Any = {"classes": 4, "overlap_px": 16, "seams": seams, "probabilities": True}
+    whole = sheet_layers(network, image, **options)
+    steps: list[int] = []
+    part = sheet_layers(network, image, region=region, advance=steps.append, **options)
+    assert sum(steps) == region.pixels
+    rows, cols = region.slices()
+    for name, pixels in part.items():
+        np.testing.assert_array_equal(pixels, whole[name][..., rows, cols])
+
+
+def test_of_a_region_only_its_windows_are_computed() -> None:
+    network = Threshold(127.5)
+    sheet_layers(network, noise(1, 120, 120), region=Window(50, 50, 20, 20), batch_size=1)
+    assert len(network.seen) == 1  # the window that keeps 48 to 72
+    asked = np.zeros((120, 120), bool)
+    asked[50, 50] = asked[119, 3] = True
+
+    def inside(window: Window) -> Mask:
+        rows, cols = window.slices()
+        return asked[rows, cols]
+
+    network.seen.clear()
+    image = noise(1, 120, 120)
+    classes, _ = sheet_map(network, image, inside=inside, batch_size=1)
+    assert len(network.seen) == 2
+    np.testing.assert_array_equal(classes != 255, asked)
+    assert classes[119, 3] == (image[0, 119, 3] > 127)
+
+
+def test_blended_windows_without_a_valid_pixel_are_not_computed() -> None:
+    network, image = Threshold(127.5), noise(1, 48, 120)
+    valid = np.ones((48, 120), bool)
+    valid[:, 40:] = False
+    options: Any = {"overlap_px": 8, "seams": "blend", "batch_size": 1}
+    classes, _ = sheet_map(network, image, valid, **options)
+    assert len(network.seen) == 4  # of two rows of five
+    np.testing.assert_array_equal(classes[:, :40], image[0, :, :40] > 127)
+    assert (classes[:, 40:] == 255).all()
+
+
+class Slanted(nn.Module):
+    """Looks at the pixel above: its eight symmetries look at all four sides, twice each."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        above = F.pad(images, (0, 0, 1, 0))[:, :, :-1]
+        return torch.cat([above, -above], dim=1) / 64
+
+
+def test_symmetries_are_the_mean_of_all_eight() -> None:
+    image = noise(1, 40, 90)
+    layers = sheet_layers(Slanted(), image, symmetries=True, probabilities=True)
+    around = np.pad(image[0].astype(float), 1, mode="reflect")
+    sides = [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
+    expected = np.mean([1 / (1 + np.exp(-2 * side / 64)) for side in sides], axis=0)
+    assert np.abs(layers["probabilities"][0] - 100 * expected).max() < 0.501
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_each_with_its_own_normalisation() -> None:
+    image = noise(1, 20, 50)
+    members = [Member(Slanted(), (0.0,), (1.0,)), Member(Slanted(), (128.0,), (4.0,))]
+    layers = sheet_layers(members, image, probabilities=True)
+    alone = [sheet_layers([member], image, probabilities=True) for member in members]
+    total = sum(layer["probabilities"].astype(int) for layer in alone)
+    assert np.abs(2 * layers["probabilities"].astype(int) - total).max() <= 2
+    assert (layers["probabilities"] != alone[0]["probabilities"]).any()
+    with pytest.raises(ValueError, match="different numbers of bands"):
+        Predictor([members[0], Member(Slanted(), (0.0, 1.0), (1.0, 1.0))], 2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_the_map(threads: int) -> None:
+    image = noise(1, 70, 5000)
+    classes, _ = sheet_map(Threshold(127.5), image, threads=threads, window_px=64)
+    np.testing.assert_array_equal(classes, image[0] > 127)
+
+
+def test_a_precision_that_differs_is_told_and_auto_goes_back_to_float32(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Close(nn.Module):
+        """Two classes that bf16 cannot tell apart."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            kind = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+            near = (images / 255 * 0.001 + 1).to(kind)
+            return torch.cat([near, torch.full_like(near, 1.0005)], dim=1)
+
+    monkeypatch.setattr("pipeline.networks.precision._has_bf16", lambda kind: True)
+    image = noise(1, 32, 32)[None]
+    valid = np.ones((1, 32, 32), bool)
+    caplog.set_level("INFO", logger="pipeline")
+    logging.getLogger("pipeline").propagate = True
+    predictor = Predictor([single(Close())], 2, precision="auto")
+    assert predictor.precision == "bf16"
+    assert 0.3 < predictor.check(image, valid) < 0.7
+    assert predictor.precision == "float32"
+    expected = (image[:, 0] / np.float32(255) * 0.001 + 1 < 1.0005).astype(np.uint8)
+    assert (predictor(image, valid).argmax(1).numpy() == expected).mean() > 0.99
+    assert "this map is made in float32" in caplog.text
+    kept = Predictor([single(Close())], 2, precision="bf16")
+    kept.check(image, valid)
+    assert kept.precision == "bf16"
+    assert Predictor([single(Threshold(100))], 2, precision="float32").check(image, valid) == 1
+
+
+def test_the_sample_lies_on_valid_ground() -> None:
+    grid, settings = sheet_grid(900, 700), MappingSettings(window_px=256)
+    image = noise(1, 700, 900)
+    assert sample_window(reader(image), grid, settings) == Window(322, 222, 256, 256)
+    valid = np.zeros((700, 900), bool)
+    assert sample_window(reader(image, valid), grid, settings) is None
+    valid[:, 700:] = True
+    found = sample_window(reader(image, valid), grid, settings)
+    assert found is not None
+    assert found.col == 483

@@ -1,0 +1,223 @@
+"""Predictor: images in, probabilities out; the mean of symmetries and of several networks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline import backends
+from pipeline.errors import TrainingError
+from pipeline.networks.precision import Precision, resolve_precision
+
+log = logging.getLogger(__name__)
+
+ENOUGH = 0.99
+"""Share of a sample's pixels that get the same class in float32; with less, ``auto`` is float32."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network and the normalisation of its training.
+
+    Attributes:
+        network: Normalised images ``(N, bands, H, W)`` to logits ``(N, classes, H, W)``.
+        mean: Mean of each band of the training split, of values from 0 to 255.
+        std: Standard deviation of each band, likewise.
+    """
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Predictor:
+    """Networks with their normalisation: windows of 0 to 255 in, probabilities out.
+
+    Args:
+        members: One network, or several of the same bands and classes whose mean counts.
+        classes: Number of classes.
+        device: Where the networks run; they are moved there and put into evaluation mode.
+        precision: ``float32``, ``bf16`` or ``fp16``, as in ``mapping.precision``. ``auto`` is what
+            the device does best, until :meth:`check` finds that it costs accuracy.
+        backend: What computes, as in ``mapping.backend``.
+        symmetries: Whether to predict the eight symmetries of each window and take their mean.
+
+    Attributes:
+        precision: What ``precision`` came to.
+        classes: Number of classes.
+        device: Where the networks run.
+
+    Raises:
+        SettingsError: If the device does not compute so, or the back end is not installed.
+        ValueError: If means, standard deviations and members differ in bands.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        classes: int,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str = "auto",
+        backend: str = "torch",
+        symmetries: bool = False,
+    ) -> None:
+        if len({len(m.mean) for m in members} | {len(m.std) for m in members}) != 1:
+            raise ValueError("means and standard deviations of different numbers of bands")
+        self.classes, self.bands = classes, len(members[0].mean)
+        self.device = torch.device(device)
+        self._chosen, self._backend, self._symmetries = precision, backend, symmetries
+        self._members = [Member(m.network.to(self.device).eval(), m.mean, m.std) for m in members]
+        # ONNX Runtime computes in float32 on the processor.
+        plain = backend == "onnxruntime" and precision == "auto"
+        wanted = "float32" if plain else precision
+        self.precision: Precision = resolve_precision(wanted, self.device)
+        self._runners: list[Callable[[Tensor], Tensor]] | None = None
+
+    def check(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> float:
+        """Compare the chosen precision with float32 on a sample, and say how well they agree.
+
+        Args:
+            images: Shape ``(N, bands, rows, cols)``, of the windows' own size.
+            valid: Shape ``(N, rows, cols)``.
+
+        Returns:
+            Share of the valid pixels that get the same class. Where it is below
+            :data:`ENOUGH` and the precision is ``auto``, float32 is used from now on.
+        """
+        if self.precision == "float32" and self._backend == "torch":
+            return 1.0
+        mine = self(images, valid).argmax(dim=1).cpu().numpy()
+        reference = Predictor(self._members, self.classes, device=self.device, precision="float32")
+        agreement = float(
+            (mine == reference(images, valid).argmax(dim=1).cpu().numpy())[valid].mean()
+        )
+        log.info(
+            "%s in %s gives %.2f %% of a sample's pixels the class that float32 gives them",
+            self._backend,
+            self.precision,
+            100 * agreement,
+        )
+        if agreement < ENOUGH and self.precision != "float32":
+            if self._chosen == "auto":
+                log.warning("That is too few: this map is made in float32, which takes longer.")
+                self.precision, self._runners = "float32", None
+            else:
+                log.warning("Write mapping.precision: float32 where that matters.")
+        return agreement
+
+    # Only here and not around a generator: there it would hold for the caller's code as well.
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Tensor:
+        """Predict windows.
+
+        Args:
+            images: Shape ``(N, bands, rows, cols)``; with symmetries, as many rows as columns.
+            valid: Shape ``(N, rows, cols)``; other pixels look like the mean of the training.
+
+        Returns:
+            Probabilities, float32, on the device, ``(N, classes, rows, cols)``. On a GPU they
+            may still be being computed.
+
+        Raises:
+            TrainingError: If the networks give another number of classes, or the device's memory
+                does not hold the windows.
+        """
+        if images.shape[1] != self.bands:
+            raise ValueError(f"{images.shape[1]} bands read, means of {self.bands}")
+        if self._runners is None:
+            self._runners = [
+                backends.runner(
+                    self._backend, m.network, bands=self.bands, precision=self.precision,
+                    device=self.device,
+                )
+                for m in self._members
+            ]  # fmt: skip
+        try:
+            pixels = self._there(images)
+            # Where all of them are valid, as nearly everywhere, nothing is to be masked.
+            known = None if valid.all() else self._there(valid).unsqueeze(1)
+            total: Tensor | None = None
+            for member, run in zip(self._members, self._runners, strict=True):
+                normal = _normalised(pixels, known, member)
+                for turned, back in _symmetries(normal) if self._symmetries else [(normal, _same)]:
+                    found = back(self._probabilities(run(turned), turned))
+                    total = found if total is None else total.add_(found)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"mapping: the memory of {self.device} does not hold {len(images)} windows of "
+                f"{images.shape[3]} x {images.shape[2]} pixels.",
+                remedy="Make mapping.batch_size or mapping.window_px smaller.",
+            ) from error
+        assert total is not None
+        count = len(self._members) * (8 if self._symmetries else 1)
+        return total if count == 1 else total / count
+
+    def _probabilities(self, logits: Tensor, images: Tensor) -> Tensor:
+        expected = (len(images), self.classes, *images.shape[2:])
+        if tuple(logits.shape) != expected:
+            raise TrainingError(
+                f"mapping: the network gives {tuple(logits.shape)}, not {expected} (windows, "
+                "classes, rows, columns).",
+                remedy="It was trained for other classes; use a checkpoint of this nomenclature.",
+            )
+        # float32: bf16 has 8 bits, too few for per cents.
+        return logits.float().softmax(dim=1)
+
+    def _there(self, array: NDArray[np.uint8] | NDArray[np.bool_]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type != "cuda":
+            return tensor
+        # Pinned, so that it goes over while the GPU still computes the windows before.
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def check_finite(probabilities: Tensor, precision: Precision) -> None:
+    """Stop a map whose network gives no numbers.
+
+    Raises:
+        TrainingError: If any value is none.
+    """
+    if not bool(torch.isfinite(probabilities).all()):
+        raise TrainingError(
+            "mapping: the network gives values that are no numbers.",
+            [f"precision: {precision}"],
+            "Training diverged; or, with fp16, numbers grew too large: use bf16 or float32.",
+        )
+
+
+def _normalised(pixels: Tensor, known: Tensor | None, member: Member) -> Tensor:
+    """Normalised images, float32, channels-last."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(member.mean, dtype=torch.float32, device=pixels.device).view(shape)
+    std = torch.tensor(member.std, dtype=torch.float32, device=pixels.device).view(shape)
+    if known is not None:
+        # Pixels without data are 0 in the tiles too, whatever the orthophoto's own nodata value.
+        pixels = pixels * known
+    normal = pixels.to(torch.float32, memory_format=torch.channels_last)
+    return normal.sub_(mean).div_(std)
+
+
+def _same(images: Tensor) -> Tensor:
+    return images
+
+
+def _symmetries(images: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """The eight symmetries of a square, each with the way back."""
+    found: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
+    for turns in range(4):
+        for flipped in (False, True):
+            turned = images.rot90(turns, (2, 3))
+            turned = turned.flip(3) if flipped else turned
+
+            def back(maps: Tensor, turns: int = turns, flipped: bool = flipped) -> Tensor:
+                return (maps.flip(3) if flipped else maps).rot90(-turns, (2, 3))
+
+            found.append((turned.contiguous(memory_format=torch.channels_last), back))
+    return found
