@@ -23,6 +23,7 @@ from pipeline.paths import RunPaths
 from pipeline.publication import write_text
 from pipeline.sections import (
     AugmentationSettings,
+    ChangeSettings,
     CleaningSettings,
     LabelSettings,
     MappingSettings,
@@ -60,6 +61,7 @@ class Settings(Section):
     mapping: MappingSettings = MappingSettings()
     cleaning: CleaningSettings = CleaningSettings()
     vectors: VectorSettings = VectorSettings()
+    changes: ChangeSettings = ChangeSettings()
 
     def as_yaml(self, *sections: str) -> str:
         """The settings, or some sections, as YAML that :func:`load` reads back to the same."""
@@ -394,6 +396,8 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.cleaning.majority_px and settings.cleaning.majority_px % 2 == 0:
         wrong.append("cleaning.majority_px: is odd, so that the window has a pixel in its middle")
+    if settings.changes.min_confidence and not mapping.confidence:
+        wrong.append("changes.min_confidence: needs mapping.confidence: true")
     searched = {name: getattr(settings, name) for name in search_space.SEARCHED}
     others = [name for name in Settings.model_fields if name not in searched]
     return wrong + search_space.mistakes(settings.tuning, searched, others, _mistake)

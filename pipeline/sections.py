@@ -221,3 +221,9 @@ class VectorSettings(Section):
     format: Literal["none", "gpkg", "parquet"] = "none"
     simplify_m: NotNegative = 0.0
     siose_shares: bool = False
+
+
+class ChangeSettings(Section):
+    """What a change between two years is."""
+
+    min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 0

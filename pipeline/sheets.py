@@ -6,14 +6,18 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.config import exists, find, read_text
 from pipeline.errors import SettingsError
 from pipeline.sections import SPLITS, Split
 from pipeline.setting_types import did_you_mean
+
+COLUMNS = ("sheet", "orthophoto", "siose", "split", "year", "place")
+"""Columns of the sheets table; the first four are needed."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Sheet:
         split: What its ground is for; ``map`` is only mapped.
         year: Year of the orthophoto, if told.
         line: Line of the table, for messages.
+        place: Ground that sheets of several years show; the sheet's name where none is told.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Sheet:
     split: Split
     year: int | None
     line: int
+    place: str = ""
 
     @property
     def base(self) -> str:
@@ -43,11 +49,57 @@ class Sheet:
         return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', self.siose.stem)}-{place}"
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two sheets of a place that a change map compares.
+
+    Attributes:
+        place: The place.
+        before: Its sheet of the earlier year.
+        after: Its sheet of the later year.
+    """
+
+    place: str
+    before: Sheet
+    after: Sheet
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Place, earlier year and later year, as in file names."""
+        return self.place, str(self.before.year), str(self.after.year)
+
+
+def comparisons(sheets: Mapping[str, Sheet]) -> dict[tuple[str, str, str], Comparison]:
+    """What change maps compare: each year of a place with the next, and the first with the last.
+
+    Args:
+        sheets: The sheets table.
+
+    Returns:
+        Comparisons by :attr:`Comparison.key`, in the order of the table and of the years.
+    """
+    places: dict[str, list[Sheet]] = {}
+    for sheet in sheets.values():
+        if sheet.year is not None:
+            places.setdefault(sheet.place or sheet.name, []).append(sheet)
+    found = {}
+    for place, of_place in places.items():
+        years = sorted(of_place, key=lambda sheet: sheet.year or 0)
+        pairs = list(pairwise(years))
+        if len(years) > 2:
+            pairs.append((years[0], years[-1]))
+        for before, after in pairs:
+            comparison = Comparison(place, before, after)
+            found[comparison.key] = comparison
+    return found
+
+
 def read_sheets(path: Path) -> dict[str, Sheet]:
     """Read the sheets table.
 
     Args:
-        path: CSV with a header ``sheet,orthophoto,siose,split`` and optional ``year``.
+        path: CSV with a header ``sheet,orthophoto,siose,split`` and, if you like, ``year`` and
+            ``place``.
 
     Returns:
         Sheets by name, in the table's order.
@@ -61,16 +113,15 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
     columns = [name.lower() for name in rows[0][1]]
     while columns and not columns[-1]:  # spreadsheets end lines with separators
         columns.pop()
-    known = ("sheet", "orthophoto", "siose", "split", "year")
-    mistakes = [f"column {name!r} is missing" for name in known[:4] if name not in columns]
+    mistakes = [f"column {name!r} is missing" for name in COLUMNS[:4] if name not in columns]
     mistakes += [
-        f"column {name!r} is not known{did_you_mean(name, known)}"
+        f"column {name!r} is not known{did_you_mean(name, COLUMNS)}"
         for name in columns
-        if name not in known
+        if name not in COLUMNS
     ]
     mistakes += [
         f"column {name!r} stands there {columns.count(name)} times"
-        for name in known
+        for name in COLUMNS
         if columns.count(name) > 1
     ]
     sheets: dict[str, Sheet] = {}
@@ -95,12 +146,14 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
             sheets.setdefault(sheet.name, sheet)
         if not sheets and not mistakes:
             mistakes.append("it lists no sheet")
+        mistakes += _place_mistakes(sheets.values())
     if mistakes:
         raise SettingsError(
             f"{path}: the sheets table cannot be used.",
             mistakes,
             "Its columns are sheet, orthophoto, siose, split (train, validation, test or map) "
-            "and, if you like, year.",
+            "and, if you like, year and place: sheets of one place and of several years are "
+            "compared.",
         )
     return sheets
 
@@ -170,17 +223,44 @@ def _rows(table: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def _place_mistakes(sheets: Iterable[Sheet]) -> list[str]:
+    """Sheets of a place that cannot be told apart by their years."""
+    places: dict[str, list[Sheet]] = {}
+    for sheet in sheets:
+        places.setdefault(sheet.place, []).append(sheet)
+    mistakes = []
+    for place, of_place in places.items():
+        years: dict[int, Sheet] = {}
+        for sheet in of_place:
+            where = f"line {sheet.line}: sheet {sheet.name!r}"
+            if sheet.year is None:
+                if sheet.name != place:
+                    mistakes.append(f"{where} has the place {place!r} and no year")
+                elif len(of_place) > 1:
+                    mistakes.append(f"{where} has no year, and other sheets have its place")
+            elif sheet.year in years:
+                other = years[sheet.year]
+                mistakes.append(
+                    f"{where} has the place {place!r} and the year {sheet.year}, as has sheet "
+                    f"{other.name!r} in line {other.line}"
+                )
+            else:
+                years[sheet.year] = sheet
+    return mistakes
+
+
 def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
     needed = ["sheet", "orthophoto"]
     if row["split"].lower() != "map":  # a sheet that is only mapped needs no SIOSE
         needed.append("siose")
     wrong = [f"line {line}: {key} is empty" for key in needed if not row[key]]
-    name = row["sheet"]
-    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-        wrong.append(
-            f"line {line}: sheet {name!r} becomes part of file names; use up to 100 letters "
-            "(a to z), digits, - and _"
-        )
+    name, place = row["sheet"], row.get("place", "")
+    for key, given in (("sheet", name), ("place", place)):
+        if given and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", given):
+            wrong.append(
+                f"line {line}: {key} {given!r} becomes part of file names; use up to 100 letters "
+                "(a to z), digits, - and _"
+            )
     split = row["split"].lower()
     allowed = (*SPLITS, "map")
     if split not in allowed:
@@ -195,8 +275,14 @@ def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None
         return None, wrong
     paths = {}
     for key in ("orthophoto", "siose"):
-        given = Path(row[key])
-        paths[key] = find(given, [table.parent]) or given
+        file = Path(row[key])
+        paths[key] = find(file, [table.parent]) or file
     return Sheet(
-        name, paths["orthophoto"], paths["siose"], split, int(year) if year else None, line  # type: ignore[arg-type]
-    ), []  # fmt: skip
+        name,
+        paths["orthophoto"],
+        paths["siose"],
+        split,  # type: ignore[arg-type]
+        int(year) if year else None,
+        line,
+        place or name,
+    ), []

@@ -329,8 +329,8 @@ def test_sheets_are_read_in_order_with_their_files_found(folder: Path) -> None:
     Path("b.tif").touch()
     sheets = table(folder, TABLE + "0722,a.tif,s.gpkg,train\n\n0723,b.tif,s.gpkg,Map\n")
     assert sheets == {
-        "0722": Sheet("0722", folder / "a.tif", Path("s.gpkg"), "train", None, 2),
-        "0723": Sheet("0723", Path("b.tif"), Path("s.gpkg"), "map", None, 4),
+        "0722": Sheet("0722", folder / "a.tif", Path("s.gpkg"), "train", None, 2, "0722"),
+        "0723": Sheet("0723", Path("b.tif"), Path("s.gpkg"), "map", None, 4, "0723"),
     }
     assert list(sheets) == ["0722", "0723"]
 
