@@ -9,11 +9,11 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import rasterio
@@ -38,6 +38,8 @@ BLOCK = 512
 # In bytes: GDAL's own default is 5 % of the node's memory, 25 GB on a large one. (Set through
 # rasterio.Env the value is bytes; the environment variable of that name means megabytes.)
 CACHE_BYTES = 256 * 2**20
+
+_Found = TypeVar("_Found")
 
 # rasterio lets some of GDAL's errors through unchanged, closing a file among them.
 _GDAL_ERRORS = (RasterioError, CPLE_BaseError)
@@ -192,6 +194,33 @@ def window_bounds_in(
     )
 
 
+class _Mask(NamedTuple):
+    """Bands that tell which pixels have data: those with another value in any of them.
+
+    Attributes:
+        bands: Band numbers; none where a mask of its own tells.
+        nodata: Value of each that means no data.
+    """
+
+    bands: tuple[int, ...] = ()
+    nodata: tuple[int, ...] = ()
+
+
+def _mask_of(source: Any) -> _Mask:  # noqa: ANN401 - rasterio ships no types
+    """What rasterio's ``dataset_mask`` looks at, in its order: a mask, alpha, nodata values."""
+    flags = {flag for flags in source.mask_flag_enums for flag in flags}
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        return _Mask()
+    if ColorInterp.alpha in source.colorinterp:
+        return _Mask((source.colorinterp.index(ColorInterp.alpha) + 1,), (0,))
+    values = source.nodatavals
+    if flags != {MaskFlags.nodata} or set(source.dtypes) != {"uint8"}:
+        return _Mask()
+    if not all(value is not None and float(value).is_integer() for value in values):
+        return _Mask()
+    return _Mask(tuple(source.indexes), tuple(map(int, values)))
+
+
 class RasterReader:
     """Reads windows of a raster from any thread.
 
@@ -216,6 +245,7 @@ class RasterReader:
         self.masked = {f for flags in source.mask_flag_enums for f in flags} != {
             MaskFlags.all_valid
         }
+        self._mask = _mask_of(source) if self.masked else _Mask()
         self.tags: dict[str, str] = source.tags()
         self.block_height, self.block_width = source.block_shapes[0]
 
@@ -227,10 +257,7 @@ class RasterReader:
             InputError: If the pixels are damaged.
         """
         self._check_inside(window)
-        try:
-            return self._source().read(self.bands, window=_rasterio(window))  # type: ignore[no-any-return]
-        except _GDAL_ERRORS as error:
-            raise self._unreadable(window, error) from error
+        return self._told(window, lambda part: self._pixels(self.bands, part))
 
     def read_band(self, window: Window) -> NDArray[Any]:
         """Pixels of the first band, shape ``(rows, cols)``."""
@@ -241,11 +268,19 @@ class RasterReader:
         self._check_inside(window)
         if not self.masked:
             return np.ones((window.height, window.width), np.bool_)
-        try:
-            mask = self._source().dataset_mask(window=_rasterio(window))
-        except _GDAL_ERRORS as error:
-            raise self._unreadable(window, error) from error
-        return np.asarray(mask != 0)
+        return self._told(window, self._valid)
+
+    def read_valid(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Pixels of a window and which of them have data, as :meth:`read` and :meth:`valid`.
+
+        Each block is decoded once: what tells of data is read along with the pixels.
+
+        Raises:
+            ValueError: If the window sticks out of the sheet.
+            InputError: If the pixels are damaged.
+        """
+        self._check_inside(window)
+        return self._told(window, self._pixels_valid)
 
     def thumbnail(self, most: int, average: bool = False) -> NDArray[Any]:
         """The whole raster with at most ``most`` pixels a side, shape ``(bands, rows, cols)``.
@@ -287,6 +322,46 @@ class RasterReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _pixels(self, bands: Sequence[int], window: Window) -> NDArray[Any]:
+        return self._source().read(bands, window=_rasterio(window))  # type: ignore[no-any-return]
+
+    def _valid(self, window: Window) -> NDArray[np.bool_]:
+        return np.asarray(self._source().dataset_mask(window=_rasterio(window)) != 0)
+
+    def _pixels_valid(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        telling = self._mask.bands
+        if not telling:
+            pixels = self._pixels(self.bands, window)
+            if not self.masked:
+                return pixels, np.ones((window.height, window.width), np.bool_)
+            return pixels, self._valid(window)
+        wanted = (*self.bands, *(band for band in telling if band not in self.bands))
+        pixels = self._pixels(wanted, window)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        for band, nodata in zip(telling, self._mask.nodata, strict=True):
+            valid |= pixels[wanted.index(band)] != nodata
+        return pixels[: len(self.bands)], valid
+
+    def _told(self, window: Window, read: Callable[[Window], _Found]) -> _Found:
+        """What reading gives, or an error that names the first damaged block."""
+        try:
+            return read(window)
+        except _GDAL_ERRORS as error:
+            for part in self._blocks(window):
+                try:
+                    read(part)
+                except _GDAL_ERRORS as found:
+                    raise self._unreadable(part, found) from error
+            raise self._unreadable(window, error) from error
+
+    def _blocks(self, window: Window) -> Iterator[Window]:
+        high, wide = self.block_height, self.block_width
+        for row in range(window.row // high * high, window.bottom, high):
+            for col in range(window.col // wide * wide, window.right, wide):
+                part = Window(col, row, wide, high).intersection(window)
+                assert part is not None
+                yield part
 
     def _source(self) -> Any:  # noqa: ANN401 - rasterio ships no types
         if not hasattr(self._local, "source"):
