@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline import config as configuration
 from pipeline import networks, nomenclature
 from pipeline.paths import RunPaths
-from pipeline.sheets import missing_inputs, read_sheets, siose_files
+from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
 
 if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
@@ -35,6 +35,7 @@ configuration.check_run(settings)
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 SHEETS = list(sheets)
 LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
+CHANGES = comparisons(sheets)
 BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
 
 
@@ -42,6 +43,9 @@ wildcard_constraints:
     worker=r"\d+",
     sheet="|".join(SHEETS),
     base="|".join(BASES) or "none",
+    place="|".join(sorted({place for place, _, _ in CHANGES})) or "none",
+    before=r"\d{4}",
+    after=r"\d{4}",
 
 
 localrules:
@@ -73,6 +77,7 @@ rule all:
     input:
         paths.report,
         expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+        [paths.change_map(*change) for change in CHANGES],
 
 
 rule tuning:

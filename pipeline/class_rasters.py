@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from pipeline import geotiff, styles
 from pipeline.block_reader import BlockReader
@@ -76,6 +77,36 @@ def write_sidecars(drafts: Sequence[Path], classes: Nomenclature, pixels: Sequen
     """
     drafts[0].write_text(styles.class_pam(classes.names, classes.colors, pixels), "utf-8")
     drafts[1].write_text(styles.class_qml(classes.names, classes.colors), "utf-8")
+
+
+def read_legend(raster: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and colours of a class raster, from its side file.
+
+    Returns:
+        Names and ``#RRGGBB`` in the order of the ids.
+
+    Raises:
+        InputError: If there is no side file, or it does not say them.
+    """
+    path = sidecars(raster)[0]
+    try:
+        band = ET.parse(path).find("PAMRasterBand")
+    except (OSError, ET.ParseError):
+        band = None
+    names = (
+        [name.text or "" for name in band.iterfind("CategoryNames/Category")]
+        if band is not None
+        else []
+    )
+    entries = list(band.iterfind("ColorTable/Entry")) if band is not None else []
+    if not names or len(names) != len(entries):
+        raise InputError(
+            f"{raster}: does not say the names and colours of its classes.",
+            [f"{path}: is missing, or has no category names and a colour of each"],
+            "Name the nomenclature (--nomenclature), or copy that file too.",
+        )
+    colors = ("".join(f"{int(entry.get(f'c{i}', 0)):02X}" for i in (1, 2, 3)) for entry in entries)
+    return tuple(names), tuple(f"#{color}" for color in colors)
 
 
 def checksum(path: Path) -> str:

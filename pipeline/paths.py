@@ -5,8 +5,27 @@ Names take a sheet or a Snakemake wildcard (``"{sheet}"``) alike.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def link(target: Path, folder: Path) -> str:
+    """How a file in a folder names another file, so that both may be moved together.
+
+    Args:
+        target: The file that is named.
+        folder: Folder of the file that names it.
+
+    Returns:
+        Relative to the folder where anything but the root of the file system is above both,
+        absolute otherwise; with ``/`` on every system.
+    """
+    # Resolved: `..` leads to the folder above where a symbolic link points to.
+    there, here = target.parent.resolve() / target.name, folder.resolve()
+    if os.path.commonpath([there, here]) == there.anchor:
+        return there.as_posix()
+    return Path(os.path.relpath(there, here)).as_posix()
 
 
 @dataclass(frozen=True)
@@ -188,6 +207,10 @@ class RunPaths:
     def change_areas(self, place: str, before: int | str, after: int | str) -> Path:
         """Area of each change, CSV."""
         return self.run / "changes" / f"{place}.{before}-{after}.csv"
+
+    def change_balance(self, place: str, before: int | str, after: int | str) -> Path:
+        """What each class has won and lost, CSV."""
+        return self.run / "changes" / f"{place}.{before}-{after}.classes.csv"
 
     @property
     def project(self) -> Path:

@@ -11,7 +11,7 @@ from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.nomenclature import Nomenclature
 from pipeline.paths import RunPaths
-from pipeline.sheets import Sheet, read_sheets
+from pipeline.sheets import Comparison, Sheet, comparisons, read_sheets
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,22 @@ class Run:
                 [f"sheets: {', '.join(self.sheets)}"],
             )
         return self.sheets[name]
+
+    def comparison(self, place: str, before: str, after: str) -> Comparison:
+        """Two sheets of a place that are compared.
+
+        Raises:
+            SettingsError: If the sheets table asks for no such comparison.
+        """
+        known = comparisons(self.sheets)
+        if (place, before, after) not in known:
+            there = [f"{place}, {before} and {after}" for place, before, after in known]
+            raise SettingsError(
+                f"{self.settings.sheets}: {place}, {before} and {after} are not to be compared.",
+                there or ["no place has sheets of several years"],
+                "Columns `place` and `year` of the sheets table say what is.",
+            )
+        return known[place, before, after]
 
     @cached_property
     def bases(self) -> dict[str, Path]:

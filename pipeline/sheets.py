@@ -68,6 +68,11 @@ class Comparison:
         """Place, earlier year and later year, as in file names."""
         return self.place, str(self.before.year), str(self.after.year)
 
+    @property
+    def sheets(self) -> tuple[Sheet, Sheet]:
+        """The earlier one and the later one."""
+        return self.before, self.after
+
 
 def comparisons(sheets: Mapping[str, Sheet]) -> dict[tuple[str, str, str], Comparison]:
     """What change maps compare: each year of a place with the next, and the first with the last.

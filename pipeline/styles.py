@@ -7,7 +7,7 @@ and to what else reads it. Class ids are 0 to N-1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree as ET
 
 from pipeline.nomenclature import IGNORE
@@ -21,11 +21,19 @@ CONFIDENCE_STOPS = (
 )
 """Per cent and colour: viridis, which keeps its order for every kind of colour vision."""
 
-_VERSION = "3.22.0"
+ENTROPY_STOPS = (
+    (0, "#000004"),
+    (25, "#51127C"),
+    (50, "#B73779"),
+    (75, "#FC8961"),
+    (100, "#FCFDBF"),
+)
+"""Per cent and colour: magma, so that bright is doubtful and nobody takes it for confidence."""
+
+QGIS_VERSION = "3.22.0"
 """The oldest QGIS that these styles were opened with; newer ones read them."""
 
-# Usage and type of the columns of a raster attribute table: GDALRATFieldUsage, GDALRATFieldType.
-_RAT_COLUMNS = (
+RAT_COLUMNS = (
     ("Value", 5, 0),
     ("Count", 1, 0),
     ("Class", 2, 2),
@@ -34,6 +42,7 @@ _RAT_COLUMNS = (
     ("B", 8, 0),
     ("A", 9, 0),
 )
+"""Columns of a class map's attribute table: name, GDALRATFieldUsage, GDALRATFieldType."""
 
 
 def class_qml(names: Sequence[str], colors: Sequence[str]) -> str:
@@ -50,10 +59,22 @@ def class_qml(names: Sequence[str], colors: Sequence[str]) -> str:
         ValueError: If names and colours do not pair up.
     """
     _check(names, colors)
+    return legend_qml(list(zip(range(len(names)), names, colors, strict=True)))
+
+
+def legend_qml(entries: Sequence[tuple[int, str, str]]) -> str:
+    """QGIS style of a raster of some values: one legend entry each, nothing else drawn.
+
+    Args:
+        entries: Value, label and ``#RRGGBB``, in the order of the legend.
+
+    Returns:
+        XML text.
+    """
     renderer = _renderer("paletted")
     palette = ET.SubElement(renderer, "colorPalette")
-    for number, (name, color) in enumerate(zip(names, colors, strict=True)):
-        entry = {"value": str(number), "color": color.lower(), "label": _printable(name)}
+    for value, label, color in entries:
+        entry = {"value": str(value), "color": color.lower(), "label": printable(label)}
         ET.SubElement(palette, "paletteEntry", entry, alpha="255")
     return _qml(renderer)
 
@@ -66,21 +87,49 @@ def confidence_qml() -> str:
     Returns:
         XML text for ``map.confidence.qml`` beside ``map.confidence.tif``.
     """
-    low, high = str(CONFIDENCE_STOPS[0][0]), str(CONFIDENCE_STOPS[-1][0])
-    renderer = _renderer("singlebandpseudocolor")
-    renderer.attrib.update(classificationMin=low, classificationMax=high)
-    ramp = ET.SubElement(
-        ET.SubElement(renderer, "rastershader"),
-        "colorrampshader",
-        colorRampType="INTERPOLATED",
-        classificationMode="1",
-        clip="0",
-        minimumValue=low,
-        maximumValue=high,
-    )
-    for value, color in CONFIDENCE_STOPS:
-        entry = {"value": str(value), "color": color.lower(), "label": f"{value} %"}
-        ET.SubElement(ramp, "item", entry, alpha="255")
+    return _per_cent_qml(CONFIDENCE_STOPS, 1)
+
+
+def probability_qml(band: int = 1) -> str:
+    """QGIS style of one class's probability, with the stops of :func:`confidence_qml`.
+
+    Args:
+        band: Band of the class, from 1; another one is chosen in QGIS by the name of its class.
+
+    Returns:
+        XML text for ``map.probabilities.qml`` beside ``map.probabilities.tif``.
+    """
+    return _per_cent_qml(CONFIDENCE_STOPS, band)
+
+
+def entropy_qml() -> str:
+    """QGIS style of an entropy raster: fixed stops from 0 to 100 per cent of its greatest value.
+
+    Returns:
+        XML text for ``map.entropy.qml`` beside ``map.entropy.tif``.
+    """
+    return _per_cent_qml(ENTROPY_STOPS, 1)
+
+
+def orthophoto_qml(bands: Sequence[int], alpha: int | None = None) -> str:
+    """QGIS style of an orthophoto: its values as they are, not stretched.
+
+    Args:
+        bands: Bands for red, green and blue, from 1.
+        alpha: Band with what is transparent, if there is one.
+
+    Returns:
+        XML text.
+    """
+    renderer = _renderer("multibandcolor")
+    del renderer.attrib["band"]
+    renderer.set("alphaBand", str(-1 if alpha is None else alpha))
+    for color, band in zip(("red", "green", "blue"), bands, strict=True):
+        renderer.set(f"{color}Band", str(band))
+        contrast = ET.SubElement(renderer, f"{color}ContrastEnhancement")
+        ET.SubElement(contrast, "minValue").text = "0"
+        ET.SubElement(contrast, "maxValue").text = "255"
+        ET.SubElement(contrast, "algorithm").text = "NoEnhancement"
     return _qml(renderer)
 
 
@@ -102,26 +151,77 @@ def class_pam(names: Sequence[str], colors: Sequence[str], pixels: Sequence[int]
     counts = list(pixels) or [0] * len(names)
     if len(counts) != len(names):
         raise ValueError(f"{len(names)} classes and {len(counts)} pixel counts")
+    rows = [
+        (number, counts[number], name, *rgb(color), 255)
+        for number, (name, color) in enumerate(zip(names, colors, strict=True))
+    ]
+    return legend_pam(names, colors, RAT_COLUMNS, rows)
+
+
+def legend_pam(
+    names: Sequence[str],
+    colors: Sequence[str],
+    columns: Sequence[tuple[str, int, int]],
+    rows: Iterable[Sequence[object]],
+) -> str:
+    """GDAL's side file of a raster whose values have names.
+
+    Args:
+        names: Names of the values from 0 on; none are written where there are none.
+        colors: ``#RRGGBB`` of each.
+        columns: Name, usage (``GDALRATFieldUsage``) and type (``GDALRATFieldType``) of each column
+            of the attribute table.
+        rows: Its rows.
+
+    Returns:
+        XML text.
+    """
     dataset = ET.Element("PAMDataset")
     band = ET.SubElement(dataset, "PAMRasterBand", band="1")
-    # N entries, not 256: QGIS lists as many classes as this table has entries.
-    table = ET.SubElement(band, "ColorTable")
-    categories = ET.SubElement(band, "CategoryNames")
+    if names:
+        # N entries, not 256: QGIS lists as many classes as this table has entries.
+        table = ET.SubElement(band, "ColorTable")
+        categories = ET.SubElement(band, "CategoryNames")
+        for name, color in zip(names, colors, strict=True):
+            parts = {f"c{i}": str(part) for i, part in enumerate((*rgb(color), 255), 1)}
+            ET.SubElement(table, "Entry", parts)
+            ET.SubElement(categories, "Category").text = printable(name)
     attributes = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
-    for index, (field, usage, kind) in enumerate(_RAT_COLUMNS):
+    for index, (field, usage, kind) in enumerate(columns):
         column = ET.SubElement(attributes, "FieldDefn", index=str(index))
         ET.SubElement(column, "Name").text = field
         ET.SubElement(column, "Type").text = str(kind)
         ET.SubElement(column, "Usage").text = str(usage)
-    for number, (name, color) in enumerate(zip(names, colors, strict=True)):
-        red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-        ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
-        ET.SubElement(categories, "Category").text = _printable(name)
-        row = ET.SubElement(attributes, "Row", index=str(number))
-        for value in (number, counts[number], _printable(name), red, green, blue, 255):
-            ET.SubElement(row, "F").text = str(value)
+    for index, values in enumerate(rows):
+        row = ET.SubElement(attributes, "Row", index=str(index))
+        for value in values:
+            ET.SubElement(row, "F").text = printable(str(value))
     ET.indent(dataset)
     return ET.tostring(dataset, encoding="unicode") + "\n"
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """Red, green and blue of ``#RRGGBB``, 0 to 255."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _per_cent_qml(stops: Sequence[tuple[int, str]], band: int) -> str:
+    low, high = str(stops[0][0]), str(stops[-1][0])
+    renderer = _renderer("singlebandpseudocolor")
+    renderer.attrib.update(classificationMin=low, classificationMax=high, band=str(band))
+    ramp = ET.SubElement(
+        ET.SubElement(renderer, "rastershader"),
+        "colorrampshader",
+        colorRampType="INTERPOLATED",
+        classificationMode="1",
+        clip="0",
+        minimumValue=low,
+        maximumValue=high,
+    )
+    for value, color in stops:
+        entry = {"value": str(value), "color": color.lower(), "label": f"{value} %"}
+        ET.SubElement(ramp, "item", entry, alpha="255")
+    return _qml(renderer)
 
 
 def _renderer(kind: str) -> ET.Element:
@@ -137,7 +237,7 @@ def _renderer(kind: str) -> ET.Element:
 
 
 def _qml(renderer: ET.Element) -> str:
-    style = ET.Element("qgis", version=_VERSION, styleCategories="AllStyleCategories")
+    style = ET.Element("qgis", version=QGIS_VERSION, styleCategories="AllStyleCategories")
     pipe = ET.SubElement(style, "pipe")
     # Nearest at every scale: between two class ids there is no class to interpolate.
     nearest = {
@@ -152,7 +252,8 @@ def _qml(renderer: ET.Element) -> str:
     return "<!DOCTYPE qgis>\n" + ET.tostring(style, encoding="unicode") + "\n"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A text without what XML cannot hold."""
     # XML 1.0 has no way to write most control characters, escaped or not.
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", name)
 

@@ -21,3 +21,37 @@ rule map_sheet:
         runtime=240,
     shell:
         "python -m pipeline --log {log:q} map-sheet --config {params.config:q} --sheet {wildcards.sheet}"
+
+
+rule change_map:
+    """Compare the maps of a place in two years."""
+    input:
+        lambda wildcards: [
+            paths.delivered_map(sheet.name, settings.cleaning.asked)
+            for sheet in CHANGES[wildcards.place, wildcards.before, wildcards.after].sheets
+        ],
+        lambda wildcards: [
+            paths.confidence(sheet.name)
+            for sheet in CHANGES[wildcards.place, wildcards.before, wildcards.after].sheets
+            if settings.changes.min_confidence
+        ],
+    output:
+        paths.change_map("{place}", "{before}", "{after}"),
+        paths.change_areas("{place}", "{before}", "{after}"),
+        paths.change_balance("{place}", "{before}", "{after}"),
+    log:
+        paths.log("change_map", "{place}.{before}-{after}"),
+    benchmark:
+        paths.benchmark("change_map", "{place}.{before}-{after}")
+    params:
+        section=settings.changes.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=60,
+    shell:
+        "python -m pipeline --log {log:q} change-map --config {params.config:q} --place {wildcards.place} "
+        "--before {wildcards.before} --after {wildcards.after} --threads {threads}"

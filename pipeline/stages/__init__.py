@@ -6,20 +6,27 @@ killed leaves nothing that looks finished, and may be started again. The modules
 """
 
 from pipeline.run import Run
+from pipeline.stages.changes import change_map, compare_maps
 from pipeline.stages.evaluation import confusion, report
 from pipeline.stages.labels import check_polygons, class_proportions, index_values, label_raster
 from pipeline.stages.mapping import map_sheet
+from pipeline.stages.qgis import error_raster, mosaic, qgis_project
 from pipeline.stages.shards import shard, tile_plan
 from pipeline.stages.training import train, tune, tuning_report
 
 __all__ = [
     "Run",
+    "change_map",
     "check_polygons",
     "class_proportions",
+    "compare_maps",
     "confusion",
+    "error_raster",
     "index_values",
     "label_raster",
     "map_sheet",
+    "mosaic",
+    "qgis_project",
     "report",
     "shard",
     "tile_plan",

@@ -1,0 +1,199 @@
+"""From the maps of two years to what has changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import change_styles, config, geotiff, nomenclature, progress
+from pipeline.changes import HECTARE, ChangeCode, ChangeCounts, summed
+from pipeline.class_rasters import (
+    NOMENCLATURE_TAG,
+    check_nomenclature,
+    class_raster,
+    read_legend,
+    sidecars,
+)
+from pipeline.comparison import CommonPixels, MapOfYear, changed_bands, common_pixels
+from pipeline.errors import InputError, SettingsError
+from pipeline.publication import published, scratch
+from pipeline.run import Run
+from pipeline.sheets import Sheet
+
+log = logging.getLogger(__name__)
+
+TOLD = 3
+"""So many of the largest changes are told."""
+
+
+def change_map(run: Run, place: str, before: str, after: str, threads: int = 1) -> None:
+    """Compare the maps of a place in two years: a map of the changes, and their areas."""
+    paths, classes = run.paths, run.nomenclature
+    pair = run.comparison(place, before, after)
+    least = run.settings.changes.min_confidence
+    sheets = pair.sheets
+    outputs = _Outputs(
+        paths.change_map(*pair.key), paths.change_areas(*pair.key), paths.change_balance(*pair.key)
+    )
+    grids = [geotiff.read_grid(sheet.orthophoto) for sheet in sheets]
+    common = common_pixels(grids[0], grids[1], (_named(sheets[0]), _named(sheets[1])))
+    with ExitStack() as opened:
+        years = []
+        for sheet, grid in zip(sheets, grids, strict=True):
+            path = paths.delivered_map(sheet.name, run.settings.cleaning.asked)
+            raster = opened.enter_context(class_raster(path, grid, classes))
+            sure = _confidence(paths.confidence(sheet.name), raster) if least else None
+            years.append(MapOfYear(raster, opened.enter_context(sure) if sure else None))
+        code = ChangeCode(tuple(classes.names), tuple(classes.colors))
+        tags = {"TESELA_PLACE": place, "TESELA_CHANGES_OF": classes.fingerprint}
+        what = f"changes of {place}, {before} to {after}"
+        _compared(what, (years[0], years[1]), common, code, outputs, tags, least, threads)
+
+
+def compare_maps(
+    before: Path,
+    after: Path,
+    out: Path,
+    *,
+    classes: Path | None = None,
+    confidences: tuple[Path, Path] | None = None,
+    min_confidence: int = 0,
+    threads: int = 1,
+) -> None:
+    """Compare any two class maps of the same classes.
+
+    Args:
+        before: The earlier map.
+        after: The later map.
+        out: Change map to write; its tables and side files lie beside it.
+        classes: The nomenclature, for maps that do not say the names of their classes.
+        confidences: Confidence rasters of both.
+        min_confidence: Per cent that both need at a pixel.
+        threads: Threads.
+
+    Raises:
+        SettingsError: If ``out`` is one of the maps, or a confidence is asked for and not given.
+        InputError: If the maps have other classes or pixels than each other.
+    """
+    if out.resolve() in {before.resolve(), after.resolve()}:
+        raise SettingsError(f"--out: {out} is one of the maps.", remedy="Name another file.")
+    if min_confidence and confidences is None:
+        raise SettingsError(
+            "--min-confidence: needs both maps' confidence.",
+            remedy="Name the rasters with --before-confidence and --after-confidence.",
+        )
+    outputs = _Outputs(out, out.with_suffix(".csv"), out.with_suffix(".classes.csv"))
+    with ExitStack() as opened:
+        rasters = [opened.enter_context(geotiff.RasterReader(path)) for path in (before, after)]
+        code, fingerprint = _code(rasters, classes)
+        names = (str(before), str(after))
+        common = common_pixels(geotiff.read_grid(before), geotiff.read_grid(after), names)
+        years = []
+        for raster, path in zip(rasters, confidences or (None, None), strict=True):
+            sure = _confidence(path, raster) if path and min_confidence else None
+            years.append(MapOfYear(raster, opened.enter_context(sure) if sure else None))
+        tags = {"TESELA_CHANGES_OF": fingerprint}
+        what = f"changes from {before.name} to {after.name}"
+        pair = years[0], years[1]
+        _compared(what, pair, common, code, outputs, tags, min_confidence, threads)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    raster: Path
+    areas: Path
+    balance: Path
+
+
+def _compared(
+    what: str,
+    years: tuple[MapOfYear, MapOfYear],
+    common: CommonPixels,
+    code: ChangeCode,
+    outputs: _Outputs,
+    tags: Mapping[str, str],
+    min_confidence: int,
+    threads: int,
+) -> None:
+    """Compare, and publish map and tables."""
+    grid, parts = common.grid, []
+    plain = outputs.raster.with_suffix(".plain.tif")
+    tags = {**tags, "TESELA_MIN_CONFIDENCE": str(min_confidence)}
+    with (
+        published(
+            outputs.raster, *sidecars(outputs.raster), outputs.areas, outputs.balance
+        ) as drafts,
+        scratch(plain) as (draft,),
+        progress.track(what, grid.height, "rows") as advance,
+    ):
+        with geotiff.RasterWriter(
+            draft, grid, code.dtype, code.nodata, code.palette, tags
+        ) as raster:
+            for band in changed_bands(
+                *years, common, code, min_confidence=min_confidence, threads=threads
+            ):
+                raster.write(band.window, band.values)
+                parts.append(band.counts)
+                advance(band.window.height)
+        counts = summed(code, parts)
+        geotiff.write_cog(draft, drafts[0], "mode")
+        drafts[1].write_text(change_styles.change_pam(counts), "utf-8")
+        drafts[2].write_text(change_styles.change_qml(counts), "utf-8")
+        drafts[3].write_text(counts.as_csv(), "utf-8")
+        drafts[4].write_text(counts.balance_csv(), "utf-8")
+    for line in _told(what, counts):
+        log.info("%s", line)
+
+
+def _told(what: str, counts: ChangeCounts) -> list[str]:
+    area = counts.areas.sum() / HECTARE
+    if not area:
+        return [f"{what}: no pixel has a class in both years"]
+    lines = [f"{what}: {100 * counts.changed_share:.2f} % of {area:.2f} ha"]
+    for change in [c for c in counts.changes if c.before != c.after][:TOLD]:
+        lines.append(f"{change.before} to {change.after}: {change.area_m2 / HECTARE:.2f} ha")
+    if counts.unsure:
+        lines.append(f"{counts.unsure} pixels were not compared: too little confidence")
+    return lines
+
+
+def _named(sheet: Sheet) -> str:
+    return f"sheet {sheet.name} ({sheet.year})"
+
+
+def _confidence(path: Path, raster: geotiff.RasterReader) -> geotiff.RasterReader:
+    """Open the confidence of a map."""
+    reader = geotiff.RasterReader(path)
+    if not reader.grid.same_pixels(raster.grid):
+        reader.close()
+        raise InputError(
+            f"{path}: has other pixels than the map.",
+            [f"confidence: {reader.grid}", f"map: {raster.grid}"],
+            "It is of another map; map the sheet again.",
+        )
+    return reader
+
+
+def _code(rasters: list[geotiff.RasterReader], classes: Path | None) -> tuple[ChangeCode, str]:
+    """Classes of two maps that must have the same, and the hash of their nomenclature."""
+    made_with = [raster.tags.get(NOMENCLATURE_TAG, "") for raster in rasters]
+    if classes is not None:
+        chosen = nomenclature.parse(config.read_yaml(classes), str(classes))
+        for raster, fingerprint in zip(rasters, made_with, strict=True):
+            if fingerprint:  # maps of others have none: whoever names the classes vouches for them
+                check_nomenclature(fingerprint, raster.path, chosen)
+        return ChangeCode(tuple(chosen.names), tuple(chosen.colors)), chosen.fingerprint
+    legends = [read_legend(raster.path) for raster in rasters]
+    if made_with[0] != made_with[1] or legends[0][0] != legends[1][0]:
+        raise InputError(
+            "The maps have other classes than each other.",
+            [
+                f"{raster.path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
+                for raster, (names, _), fingerprint in zip(rasters, legends, made_with, strict=True)
+            ],
+            "Map both sheets with one network.",
+        )
+    return ChangeCode(*legends[1]), made_with[0]
