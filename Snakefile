@@ -69,6 +69,7 @@ include: "workflows/training.smk"
 include: "workflows/tuning.smk"
 include: "workflows/mapping.smk"
 include: "workflows/evaluation.smk"
+include: "workflows/qgis.smk"
 
 
 rule all:
@@ -76,6 +77,7 @@ rule all:
     default_target: True
     input:
         paths.report,
+        paths.project,
         expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
         [paths.change_map(*change) for change in CHANGES],
 

@@ -5,16 +5,75 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import geopandas
+
+from pipeline.errors import InputError
 
 _STYLES = """CREATE TABLE IF NOT EXISTS layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
     f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
     styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
     update_time DATETIME DEFAULT '2000-01-01T00:00:00.000Z')"""
+
+
+@dataclass(frozen=True)
+class StyledLayer:
+    """A layer of polygons in a GeoPackage.
+
+    Attributes:
+        name: Its name.
+        crs: Its coordinate reference system, an authority's code or WKT.
+        style: The style (QML) that QGIS loads with it; empty where there is none.
+        features: How many it has.
+    """
+
+    name: str
+    crs: str
+    style: str
+    features: int
+
+
+def styled_layers(path: Path) -> list[StyledLayer]:
+    """Layers of a GeoPackage with their own styles, in the order of their names.
+
+    Raises:
+        InputError: If it is no GeoPackage.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as base:
+            rows = base.execute(
+                "SELECT table_name, organization, organization_coordsys_id, definition "
+                "FROM gpkg_contents JOIN gpkg_spatial_ref_sys USING (srs_id) "
+                "WHERE data_type = 'features' ORDER BY table_name"
+            ).fetchall()
+            styles = _styles(base)
+            found = []
+            for name, authority, code, wkt in rows:
+                table = name.replace('"', '""')
+                (features,) = base.execute(f'SELECT count(*) FROM "{table}"').fetchone()
+                crs = wkt if authority.upper() == "NONE" else f"{authority.upper()}:{code}"
+                found.append(StyledLayer(name, crs, styles.get(name) or "", features))
+            return found
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{path}: is not a GeoPackage that can be read ({error}).",
+            remedy="Remove it and let its rule make it again.",
+        ) from error
+
+
+def _styles(base: sqlite3.Connection) -> dict[str, str]:
+    if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'layer_styles'").fetchone():
+        return {}
+    # Of several the latest stays.
+    return dict(
+        base.execute(
+            "SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault ORDER BY id"
+        ).fetchall()
+    )
 
 
 def write_layer(

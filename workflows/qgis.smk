@@ -1,0 +1,80 @@
+DELIVERED = expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS)
+
+
+rule error_raster:
+    """Show where the map of one sheet and its labels differ, and what belongs there."""
+    input:
+        labels=paths.label_raster("{sheet}"),
+        map=paths.delivered_map("{sheet}", settings.cleaning.asked),
+    output:
+        paths.errors("{sheet}"),
+    log:
+        paths.log("error_raster", "{sheet}"),
+    benchmark:
+        paths.benchmark("error_raster", "{sheet}")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=60,
+    shell:
+        "python -m pipeline --log {log:q} error-raster --config {params.config:q} --sheet {wildcards.sheet}"
+
+
+rule mosaic:
+    """Put the rasters of all sheets together as VRT files, one of each kind."""
+    input:
+        maps=DELIVERED,
+        layers=[
+            paths.map_layer(sheet, layer)
+            for layer in settings.mapping.layers
+            for sheet in SHEETS
+            if layer != "classes"
+        ],
+        labels=expand(paths.label_raster("{sheet}"), sheet=LABELLED),
+        errors=expand(paths.errors("{sheet}"), sheet=LABELLED),
+        orthophotos=[sheet.orthophoto for sheet in sheets.values()],
+    output:
+        directory(paths.mosaics),
+    log:
+        paths.log("mosaic"),
+    benchmark:
+        paths.benchmark("mosaic")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 1_000 * attempt,
+        runtime=30,
+    shell:
+        "python -m pipeline --log {log:q} mosaic --config {params.config:q}"
+
+
+rule qgis_project:
+    """Write a QGIS project of all that the run has made, in groups and styled."""
+    input:
+        mosaics=paths.mosaics,
+        maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+        changes=[paths.change_map(*change) for change in CHANGES],
+        vectors=[
+            paths.vectors(sheet, "gpkg") for sheet in SHEETS if settings.vectors.format == "gpkg"
+        ],
+        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
+    output:
+        paths.project,
+    log:
+        paths.log("qgis_project"),
+    benchmark:
+        paths.benchmark("qgis_project")
+    params:
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 1_000 * attempt,
+        runtime=30,
+    shell:
+        "python -m pipeline --log {log:q} qgis-project --config {params.config:q}"
