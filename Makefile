@@ -31,6 +31,7 @@ bench: setup  ## benchmarks at full size, for hours: benchmarks.json and a table
 		$(if $(PEER_SHARE),--peer-share $(PEER_SHARE)) \
 		$(if $(IMAGERY),--imagery "$(IMAGERY)") $(if $(KEEP),--keep) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(MODEL),--model "$(MODEL)") \
 		$(if $(ONLY_NETWORKS),--only-networks $(ONLY_NETWORKS))
 
 lint: setup  ## ruff, mypy, snakemake --lint

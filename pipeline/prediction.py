@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline import backends
 from pipeline.errors import TrainingError
-from pipeline.networks.precision import Precision, resolve_precision
+from pipeline.networks.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,7 @@ class Predictor:
         self.device = torch.device(device)
         self._chosen, self._backend, self._symmetries = precision, backend, symmetries
         self._members = [Member(m.network.to(self.device).eval(), m.mean, m.std) for m in members]
-        # ONNX Runtime computes in float32 on the processor.
-        plain = backend == "onnxruntime" and precision == "auto"
-        wanted = "float32" if plain else precision
-        self.precision: Precision = resolve_precision(wanted, self.device)
+        self.precision: Precision = backends.backend_precision(backend, precision, self.device)
         self._runners: list[Callable[[Tensor], Tensor]] | None = None
 
     def check(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> float:

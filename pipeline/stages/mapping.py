@@ -2,90 +2,250 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import geotiff, progress, styles
-from pipeline.class_rasters import (
-    NOMENCLATURE_TAG,
-    checksum,
-    sidecars,
-    write_sidecars,
-)
-from pipeline.counting import id_counts
-from pipeline.grid import Window
-from pipeline.nomenclature import IGNORE
-from pipeline.publication import published, scratch
+from pipeline import __version__, config, geotiff, progress, styles
+from pipeline.class_rasters import NOMENCLATURE_TAG, checksum, sidecars
+from pipeline.errors import TrainingError
+from pipeline.grid import PixelGrid, Window
+from pipeline.imagery import Imagery, SheetImagery
+from pipeline.map_store import Layer, MapStore
+from pipeline.publication import published
 from pipeline.run import Run
+from pipeline.sections import MappingSettings
+
+if TYPE_CHECKING:
+    from pipeline.checkpoint import ModelCard
+    from pipeline.mapping import MappedBand
+    from pipeline.prediction import Predictor
 
 log = logging.getLogger(__name__)
 
+Inside = Callable[[Window], NDArray[np.bool_]]
 
-def map_sheet(run: Run, sheet: str) -> None:
+LAYERS = ("confidence", "probabilities", "entropy")
+"""Rasters that a map may have beside its classes."""
+
+
+def map_sheet(run: Run, sheet: str, threads: int = 1) -> None:
     """Predict the class of every pixel of one sheet, as a COG on the orthophoto's grid."""
-    from pipeline import checkpoint, mapping
-
-    settings, classes, paths = run.settings.mapping, run.nomenclature, run.paths
+    settings, paths = run.settings.mapping, run.paths
     orthophoto = geotiff.read_orthophoto(run.sheet(sheet).orthophoto)
-    grid = orthophoto.grid
-    network, card = checkpoint.load(paths.best)
-    card.check_fits(
-        classes.names,
-        len(orthophoto.bands),
-        (grid.pixel_width, grid.pixel_height),
-        f"orthophoto {orthophoto.path}",
-    )
-    target, confidence = paths.land_cover_map(sheet), paths.confidence(sheet)
-    outputs = [target, *sidecars(target)]
-    if settings.confidence:
-        outputs += [confidence, confidence.with_suffix(".qml")]
-    else:  # of an earlier map: it would be shown beside this one
-        confidence.unlink(missing_ok=True)
-        confidence.with_suffix(".qml").unlink(missing_ok=True)
-    tags = {NOMENCLATURE_TAG: classes.fingerprint, "TESELA_CHECKPOINT": checksum(paths.best)}
-    class_pixels = np.zeros(256, np.int64)
-    # The COG driver copies a finished raster: the plain ones live as drafts beside the target.
-    plain = [target.with_suffix(".plain.tif"), confidence.with_suffix(".plain.tif")]
-    with (
-        published(*outputs) as drafts,
-        scratch(*plain) as (map_plain, confidence_plain),
-        geotiff.RasterReader(orthophoto.path, orthophoto.bands) as source,
-        progress.track(f"map of sheet {sheet}", grid.window.pixels // 10**6, "Mpx") as advance,
-    ):
-        pixels = 0
-
-        def done(count: int) -> None:
-            nonlocal pixels
-            advance((pixels + count) // 10**6 - pixels // 10**6)
-            pixels += count
-
-        def read(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-            return source.read(window), source.valid(window)
-
-        bands = mapping.predicted_bands(
-            network,
-            read,
-            grid,
+    imagery = SheetImagery(orthophoto)
+    try:
+        map_imagery(
+            imagery,
+            [paths.best, *settings.ensemble],
+            {layer: paths.map_layer(sheet, layer) for layer in settings.layers},
             settings,
-            mean=card.mean,
-            std=card.std,
-            classes=len(classes),
-            precision=run.settings.training.precision,
-            device=mapping.best_device(),
-            advance=done,
+            what=f"sheet {sheet}",
+            source=orthophoto.path,
+            progress_folder=paths.map_progress(sheet),
+            classes=run.nomenclature.names,
+            threads=threads,
         )
-        with (
-            geotiff.RasterWriter(map_plain, grid, "uint8", IGNORE, classes.colors, tags) as raster,
-            geotiff.RasterWriter(confidence_plain, grid, "uint8", IGNORE, (), tags) as sureness,
-        ):
-            for band in bands:
-                raster.write(band.window, band.classes)
-                sureness.write(band.window, band.confidence)
-                class_pixels += id_counts(band.classes)
-        geotiff.write_cog(map_plain, drafts[0], "mode")
-        write_sidecars(drafts[1:3], classes, class_pixels[: len(classes)].tolist())
-        if settings.confidence:
-            geotiff.write_cog(confidence_plain, drafts[3], "average")
-            drafts[4].write_text(styles.confidence_qml(), "utf-8")
+    finally:
+        imagery.close()
+    for layer in set(LAYERS) - set(settings.layers):
+        # Of an earlier map: it would be shown beside this one.
+        stale = paths.map_layer(sheet, layer)
+        stale.unlink(missing_ok=True)
+        stale.with_suffix(".qml").unlink(missing_ok=True)
+
+
+def map_imagery(
+    imagery: Imagery,
+    checkpoints: Sequence[Path],
+    outputs: Mapping[str, Path],
+    settings: MappingSettings,
+    *,
+    what: str,
+    source: Path,
+    progress_folder: Path,
+    classes: Sequence[str] | None = None,
+    region: Window | None = None,
+    inside: Inside | None = None,
+    decided_by: Mapping[str, object] | None = None,
+    threads: int = 1,
+) -> None:
+    """Map an image with one network or several, and publish the map.
+
+    What is done of a map is kept beside it until the map is whole: a map that was killed goes on
+    behind its last whole row of blocks.
+
+    Args:
+        imagery: The image.
+        checkpoints: Of networks with the same classes; the map is made of the mean of their
+            probabilities.
+        outputs: File of each layer of ``settings.layers``.
+        settings: Section ``mapping``.
+        what: What to call it in messages: ``sheet 0722``.
+        source: The image's file or folder: a newer one makes the map anew.
+        progress_folder: Folder of what is done.
+        classes: Names that the classes must have; the first checkpoint's own where left out.
+        region: Pixels of the image that are mapped; all where left out.
+        inside: Which pixels of a window are asked for; all where left out.
+        decided_by: What else decides the result: another area of interest makes the map anew.
+        threads: Threads that read.
+
+    Raises:
+        TrainingError: If a checkpoint does not fit the image or the others.
+        InputError: If the image cannot be read.
+        OutputError: If the map cannot be written.
+    """
+    from pipeline import mapping
+
+    cards, predictor = _predictor(imagery, checkpoints, settings, classes)
+    card, grid = cards[0], _part(imagery.grid, region)
+    sample = mapping.sample_window(imagery.read, imagery.grid, settings)
+    if sample is not None:
+        image, valid = imagery.read(sample)
+        predictor.check(image[None], valid[None])
+    tags = {
+        NOMENCLATURE_TAG: card.nomenclature,
+        "TESELA_CHECKPOINT": " ".join(checksum(path) for path in checkpoints),
+        "TESELA_PRECISION": f"{settings.backend} {predictor.precision}",
+    }
+    state = source.stat()
+    decided = config.fingerprint(
+        {"version": __version__, "grid": str(grid), "source": str(source.resolve())},
+        {"bytes": state.st_size, "modified": state.st_mtime_ns, "tags": tags},
+        {"mapping": settings.model_dump(mode="json", exclude=settings.result_ignores)},
+        dict(decided_by or {}),
+    )
+    fingerprint = json.dumps(decided, sort_keys=True)
+    store = MapStore(progress_folder, grid, _layers(settings, card), fingerprint)
+    if store.rows_done:
+        log.info("%s: going on behind row %d of %d", what, store.rows_done, grid.height)
+    left = (grid.height - store.rows_done) * grid.width
+    with progress.track(f"map of {what}", left // 10**6, "Mpx") as advance:
+        counted = _Counted(advance)
+        bands = mapping.predicted_bands(
+            predictor,
+            imagery.read,
+            imagery.grid,
+            settings,
+            region=region,
+            inside=inside,
+            first_row=store.rows_done,
+            block_height=imagery.block_height,
+            threads=threads,
+            advance=counted,
+        )
+        _store(bands, store, region.row if region else 0)
+    _publish(store, outputs, card, tags)
+    store.remove()
+
+
+def _predictor(
+    imagery: Imagery,
+    checkpoints: Sequence[Path],
+    settings: MappingSettings,
+    classes: Sequence[str] | None,
+) -> tuple[list[ModelCard], Predictor]:
+    """The networks of the checkpoints, as one."""
+    from pipeline import checkpoint, mapping, prediction
+
+    loaded = [checkpoint.load(path) for path in checkpoints]
+    cards = [card for _, card in loaded]
+    size = (imagery.grid.pixel_width, imagery.grid.pixel_height)
+    for path, card in zip(checkpoints, cards, strict=True):
+        what = imagery.what if len(cards) == 1 else f"{imagery.what} ({path})"
+        card.check_fits(classes or cards[0].classes, imagery.bands, size, what)
+        if card.nomenclature != cards[0].nomenclature:
+            raise TrainingError(
+                f"{path}: was trained with another nomenclature than {checkpoints[0]}.",
+                [f"{card.nomenclature}, not {cards[0].nomenclature}"],
+                "An ensemble is of networks that were trained for the same classes.",
+            )
+    members = [prediction.Member(network, card.mean, card.std) for network, card in loaded]
+    return cards, prediction.Predictor(
+        members,
+        len(cards[0].classes),
+        device=mapping.best_device(),
+        precision=settings.precision,
+        backend=settings.backend,
+        symmetries=settings.symmetries,
+    )
+
+
+def _part(grid: PixelGrid, region: Window | None) -> PixelGrid:
+    """The grid of a part of an image."""
+    if region is None:
+        return grid
+    left, _, _, top = grid.bounds_of(region)
+    return replace(grid, left=left, top=top, width=region.width, height=region.height)
+
+
+def _layers(settings: MappingSettings, card: ModelCard) -> list[Layer]:
+    layers = []
+    for name in settings.layers:
+        if name == "classes":
+            layers.append(Layer(name, overviews="mode", colors=card.colors))
+        elif name == "probabilities":
+            layers.append(
+                Layer(name, bands=len(card.classes), overviews="average", descriptions=card.classes)
+            )
+        else:
+            layers.append(Layer(name, overviews="average"))
+    return layers
+
+
+class _Counted:
+    """Tells whole megapixels of pixels."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._done = advance, 0
+
+    def __call__(self, pixels: int) -> None:
+        before, self._done = self._done, self._done + pixels
+        self._advance(self._done // 10**6 - before // 10**6)
+
+
+def _store(bands: Iterable[MappedBand], store: MapStore, first: int) -> None:
+    """Store bands while the next one is computed; at most one waits."""
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+        stored: Future[None] | None = None
+        for band in bands:
+            if stored is not None:
+                stored.result()
+            stored = writer.submit(store.put, band.window.row - first, band.layers)
+        if stored is not None:
+            stored.result()
+
+
+def _publish(
+    store: MapStore, outputs: Mapping[str, Path], card: ModelCard, tags: Mapping[str, str]
+) -> None:
+    """Put the rasters together, each with what shows it."""
+    targets: list[Path] = []
+    for layer, path in outputs.items():
+        beside = sidecars(path) if layer == "classes" else (path.with_suffix(".qml"),)
+        targets += [path, *beside]
+    with published(*targets) as drafts:
+        waiting = iter(drafts)
+        for layer in outputs:
+            store.write_cog(layer, next(waiting), tags)
+            if layer == "classes":
+                pixels = store.histogram(layer)[: len(card.classes)].tolist()
+                pam, qml = next(waiting), next(waiting)
+                pam.write_text(styles.class_pam(card.classes, card.colors, pixels), "utf-8")
+                qml.write_text(styles.class_qml(card.classes, card.colors), "utf-8")
+            else:
+                next(waiting).write_text(_QML[layer](), "utf-8")
+
+
+_QML: Mapping[str, Callable[[], str]] = {
+    "confidence": styles.confidence_qml,
+    "probabilities": styles.probability_qml,
+    "entropy": styles.entropy_qml,
+}

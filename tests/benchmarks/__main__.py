@@ -22,7 +22,7 @@ from tests.benchmarks.harness import Benchmark, Ranking, Setup
 
 NAMES = (
     "label_raster", "shard", "chips", "samples", "confusion", "tile_plan", "codecs", "growth",
-    "class_proportions", "waiting", "networks",
+    "class_proportions", "waiting", "networks", "maps",
 )  # fmt: skip
 SIZED = NAMES[:8]
 """Those that work on the sheet of the size that is asked for."""
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minutes=given.minutes,
         networks=given.only_networks,
         weights=given.weights,
+        model=given.model,
     )
     commit, changed = machine.commit()
     content = results.read(given.out, machine.describe(folder), commit)
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=_minutes, default=default.minutes, help="what each network is trained")
     add("--only-networks", type=_words, default=(), help="some names of networks.yaml, or peers")
     add("--weights", type=Path, default=None, help="folder of ImageNet weights, for networks")
+    add("--model", type=Path, default=None, help="checkpoint of Tesela, for maps")
     add("--keep", action="store_true", help="use prepared runs although the code has changed")
     return parser
 

@@ -46,6 +46,7 @@ class Setup:
         minutes: What each network is trained.
         networks: Which networks and peers; all of them where empty.
         weights: Folder of ImageNet weights; None where there is none.
+        model: Checkpoint of Tesela; one with weights by chance where there is none.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Setup:
     minutes: float = 6.0
     networks: tuple[str, ...] = ()
     weights: Path | None = None
+    model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Comparison:
         within: The ratio is to differ from 1 by at most this.
         memory_mb: Our peak is to be at most this, in MB of 10^6 bytes.
         note: What else the reader must know.
+        peak_of: Name of the run whose peak memory ours is divided by.
+        peak_ratio: That ratio is to be at most this.
     """
 
     title: str
@@ -105,6 +109,8 @@ class Comparison:
     within: float | None = None
     memory_mb: float | None = None
     note: str = ""
+    peak_of: str = ""
+    peak_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -332,6 +338,10 @@ def compare(
         "note": comparison.note,
         "skipped": "; ".join(dict.fromkeys(gone)),
     }
+    other = max((run["peak_mb"] for run in found.get(comparison.peak_of, [])), default=None)
+    if ours and other is not None:
+        row["peak_of"], row["peak_ratio"] = comparison.peak_of, row["peak_mb"] / other
+        row["peak_bar"] = comparison.peak_ratio
     if ours and comparison.memory_mb is not None:
         row["memory_met"] = row["peak_mb"] <= comparison.memory_mb
     if not ours or gone or not comparison.reference:

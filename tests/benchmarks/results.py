@@ -99,6 +99,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     memory = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
     if row["memory_bar_mb"] is not None:
         memory += f" (≤ {row['memory_bar_mb']:g} {_verdict(row['memory_met'])})"
+    if row.get("peak_ratio") is not None:
+        memory += f" ({row['peak_ratio']:.3f} of {row['peak_of']}"
+        if row["peak_bar"] is not None:
+            memory += f", ≤ {row['peak_bar']:g} {_verdict(row['peak_ratio'] <= row['peak_bar'])}"
+        memory += ")"
     notes = [row["note"], f"skipped: {row['skipped']}" if row["skipped"] else ""]
     return [
         row["title"],

@@ -2,10 +2,12 @@
 
     PEERS_PYTHON tests/benchmarks/torchgeo_peer.py chips --image A.tif --label B.tif --out DIR
     PEERS_PYTHON tests/benchmarks/torchgeo_peer.py samples --image A.tif --label B.tif
+    PEERS_PYTHON tests/benchmarks/torchgeo_peer.py map --image A.tif --model M.safetensors
 
 ``chips``: GridGeoSampler over image and labels, each chip written as a pair of PNGs by the worker
-that read it. ``samples``: batches of RandomGeoSampler. The last line is seconds and items, imports
-not counted.
+that read it. ``samples``: batches of RandomGeoSampler. ``map``: windows of GridGeoSampler through a
+network of segmentation-models-pytorch with the weights of a checkpoint, in float32, put into an
+array. The last line is seconds and items, imports not counted.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from torchgeo.samplers import (  # type: ignore[import-not-found]
 )
 
 TILE = 256
+WINDOW, SHARED = 512, 128
 
 
 class Labels(RasterDataset):  # type: ignore[misc]
@@ -89,12 +92,47 @@ def samples(data: Any, given: argparse.Namespace) -> int:
     return count
 
 
+def maps(data: Any, given: argparse.Namespace) -> int:
+    """Map the first rows of the sheet; returns the pixels."""
+    import segmentation_models_pytorch as smp
+    from safetensors import safe_open
+
+    with safe_open(given.model, framework="pt") as file:
+        card = json.loads(file.metadata()["tesela"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    network = smp.create_model(
+        card["network"], card["encoder"], encoder_weights=None, in_channels=card["bands"],
+        classes=len(card["classes"]),
+    ).eval()  # fmt: skip
+    network.load_state_dict(weights)
+    mean, std = (torch.tensor(card[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    left, bottom, right, top = data.index.total_bounds
+    bottom = max(bottom, top - given.rows * data.res[1])
+    rows, cols = round((top - bottom) / data.res[1]), round((right - left) / data.res[0])
+    found = np.zeros((rows + WINDOW, cols + WINDOW), np.uint8)
+    part = shapely.box(left, bottom, right, top)
+    sampler = GridGeoSampler(data, size=WINDOW, stride=WINDOW - SHARED, roi=part)
+    loader = DataLoader(
+        data, batch_size=1, sampler=sampler, num_workers=given.workers, collate_fn=list
+    )
+    cut = SHARED // 2
+    with torch.inference_mode():
+        for (sample,) in loader:
+            ids = network((sample["image"][None].float() - mean) / std).argmax(1)[0].numpy()
+            x, y, _ = sample["bounds"]
+            col, row = round((x.start - left) / data.res[0]), round((top - y.stop) / data.res[1])
+            inner = ids[cut:-cut, cut:-cut]
+            found[row + cut : row + WINDOW - cut, col + cut : col + WINDOW - cut] = inner
+    return rows * cols
+
+
 def main() -> None:
     """Do what the command line says."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("step", choices=["chips", "samples"])
+    arguments.add_argument("step", choices=["chips", "samples", "map"])
     arguments.add_argument("--image", type=Path, required=True)
-    arguments.add_argument("--label", type=Path, required=True)
+    arguments.add_argument("--label", type=Path)
+    arguments.add_argument("--model", type=Path)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--out", type=Path)
     arguments.add_argument("--rows", type=int, default=10**9)
@@ -106,9 +144,9 @@ def main() -> None:
     if given.out:
         given.out.mkdir(parents=True)
     began = time.perf_counter()
-    image, label = RasterDataset(paths=given.image), Labels(paths=given.label)
-    data = IntersectionDataset(image, label)
-    count = {"chips": chips, "samples": samples}[given.step](data, given)
+    image = RasterDataset(paths=given.image)
+    data = IntersectionDataset(image, Labels(paths=given.label)) if given.label else image
+    count = {"chips": chips, "samples": samples, "map": maps}[given.step](data, given)
     print(json.dumps({"seconds": time.perf_counter() - began, "items": count}))
 
 
