@@ -11,7 +11,7 @@ help:  ## list the targets
 
 $(BIN)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,openvino]'
 	touch $@
 
 setup: $(BIN)/.ready  ## make the environment under .venv

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,10 +99,20 @@ ORDER = [
     "divergence",
     "training_course",
     "training",
+    "onnx_graphs",
+    "backends",
+    "onnx_export",
     "windows",
     "sheet_rows",
     "prediction",
     "mapping",
+    "majority",
+    "patch_table",
+    "borders",
+    "patches",
+    "generalisation",
+    "cleaning",
+    "backend_trials",
     "confusion",
     "figures",
     "changes",
@@ -165,13 +176,20 @@ HOMES = {
         "validation",
         "divergence",
         "training",
+        "onnx_graphs",
+        "backends",
+        "onnx_export",
         "prediction",
         "mapping",
+        "backend_trials",
         "tensorboard_log",
         "cli",
     },
     "lightning": {"batches", "devices", "divergence", "training", "validation"},
     "segmentation_models_pytorch": {"networks", "losses"},
+    "onnx": {"onnx_graphs", "onnx_export"},
+    "onnxruntime": {"backends", "onnx_export"},
+    "openvino": {"backends"},
     "optuna": {"tuning_methods", "tuning_study", "tuning", "tuning_records"},
     "snakemake": set(),
     "typer": {"cli"},
@@ -300,7 +318,7 @@ def test_conda_and_pip_name_the_same_packages() -> None:
         name = match[1].lower()
         return names.get(name, name), match[2].replace(" ", "")
 
-    pip = dict(split(r) for r in project["dependencies"] + project["optional-dependencies"]["dev"])
+    pip = dict(split(r) for r in _requirements(project))
     listed = dict(split(r) for r in conda if isinstance(r, str) and r != "pip")
     assert listed.pop("python") == project["requires-python"].replace(" ", "")
     assert listed == pip
@@ -313,11 +331,17 @@ def test_pins_cover_and_satisfy_what_the_project_asks_for() -> None:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     plain = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for text in _requirements(project):
         requirement = Requirement(text)
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         assert name in plain, f"{name} is not pinned"
         assert requirement.specifier.contains(plain[name]), text
+
+
+def _requirements(project: dict[str, Any]) -> list[str]:
+    """What the project asks for, with all its extras."""
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    return sum(extras.values(), list(project["dependencies"]))
 
 
 def test_nothing_names_a_registry_or_a_path_of_one_machine() -> None:
