@@ -60,6 +60,10 @@ ORDER = [
     "siose_problems",
     "siose",
     "counting",
+    "overviews",
+    "cog",
+    "block_rows",
+    "map_store",
     "block_sweep",
     "scanline",
     "labels",
@@ -144,7 +148,7 @@ ORDER = [
 
 # Only these open the library; the demo makes inputs and stands beside the data path.
 HOMES = {
-    "rasterio": {"geotiff", "demo", "cli"},
+    "rasterio": {"geotiff", "cog", "demo", "cli"},
     "geopandas": {"geopackage", "siose_problems", "siose", "siose_check", "demo"},
     "pyogrio": {
         "siose_files",
