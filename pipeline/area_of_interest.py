@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class AreaOfInterest:
 
     region: Window
     outlines: Outlines
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all its pixels: another area has another one."""
+        content = hashlib.blake2b(repr(self.region).encode(), digest_size=16)
+        for column in (self.outlines.x, self.outlines.y, self.outlines.starts):
+            content.update(np.ascontiguousarray(column).tobytes())
+        return content.hexdigest()
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
         """Which pixels of a window of the image have their centre in a polygon, ``(rows, cols)``.

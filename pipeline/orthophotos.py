@@ -29,8 +29,34 @@ _QUARTER = 0.25 - 1e-3
 _ALIGNED = 0.01  # of a pixel; world files have few digits
 
 
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """Orthophotos by file: those of a folder in the order of their names.
+
+    Args:
+        paths: Files and folders.
+
+    Raises:
+        InputError: If a folder has none.
+    """
+    found: list[Path] = []
+    empty = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            found += inside
+            if not inside:
+                empty.append(f"{path}: has no {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    if empty:
+        raise InputError(
+            "Folders without orthophotos:", empty, "Folders inside of a folder are not looked into."
+        )
+    return found
+
+
 def open_imagery(
-    paths: Sequence[Path],
+    files: Sequence[Path],
     *,
     bands: int,
     pixel_size: tuple[float, float],
@@ -40,8 +66,7 @@ def open_imagery(
     """Open orthophotos as one image, and check that a network can map it.
 
     Args:
-        paths: Files, and folders of files; where they overlap, a later one counts, and of a
-            folder's files the last by name.
+        files: One file or several; where they overlap, a later one counts.
         bands: Bands that the network takes.
         pixel_size: Width and height of its pixels, in CRS units.
         chosen: Band numbers to give it, from 1, in its order; all of the imagery where left out.
@@ -52,7 +77,7 @@ def open_imagery(
     Raises:
         InputError: If one cannot be read, they do not fit each other, or not the network.
     """
-    photos = _read(_files(paths))
+    photos = _read(files)
     numbers = _bands(photos, bands, chosen)
     what = f"orthophoto {photos[0].path}"
     if len(photos) > 1:
@@ -94,25 +119,6 @@ def open_imagery(
         grid = _grid(corner, photo.grid, pixel_size, beyond=True)
         parts.append((grid, partial(_resampled, photo, numbers, grid)))
     return _mosaic(parts, what)
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, those of folders by name."""
-    found: list[Path] = []
-    empty = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            found += inside
-            if not inside:
-                empty.append(f"{path}: has no {', '.join(SUFFIXES)}")
-        else:
-            found.append(path)
-    if empty:
-        raise InputError(
-            "Folders without orthophotos:", empty, "Folders inside of a folder are not looked into."
-        )
-    return found
 
 
 def _read(files: Sequence[Path]) -> list[Orthophoto]:

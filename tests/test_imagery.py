@@ -67,7 +67,7 @@ def raster(
 
 def opened(*paths: Path, pixel: float = 0.5, **options: Any) -> Imagery:
     given: dict[str, Any] = {"bands": 3, "pixel_size": (pixel, pixel), **options}
-    return orthophotos.open_imagery(paths, **given)
+    return orthophotos.open_imagery(orthophotos.listed(paths), **given)
 
 
 def whole(image: Imagery) -> tuple[Pixels, Mask]:

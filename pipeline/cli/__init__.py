@@ -21,6 +21,7 @@ from pipeline.errors import OutputError, TeselaError
 # Importing them makes the sub-commands, in the order of the help.
 # isort: off
 from pipeline.cli import rules as rules
+from pipeline.cli import mapping as mapping
 from pipeline.cli import maps as maps
 from pipeline.cli import siose as siose
 from pipeline.cli import networks as networks

@@ -12,16 +12,6 @@ from pipeline.errors import SettingsError
 
 
 @app.command()
-def map_sheet(config: Config, sheet: Sheet) -> None:
-    """Predict the class of every pixel of a sheet, as a GeoTIFF on the orthophoto's grid.
-
-    Example: python -m pipeline map-sheet --config my_run.yaml --sheet 0722
-    """
-    stages, run = opened_run(config)
-    stages.map_sheet(run, sheet)
-
-
-@app.command()
 def change_map(
     before: Annotated[str, typer.Option(help="Year of the earlier map; or its file.")],
     after: Annotated[str, typer.Option(help="Year of the later map; or its file.")],

@@ -9,7 +9,8 @@ from pipeline.run import Run
 from pipeline.stages.changes import change_map, compare_maps
 from pipeline.stages.evaluation import confusion, report
 from pipeline.stages.labels import check_polygons, class_proportions, index_values, label_raster
-from pipeline.stages.mapping import map_sheet
+from pipeline.stages.mapping import map_imagery, map_sheet
+from pipeline.stages.orthophotos import map_orthophotos
 from pipeline.stages.qgis import error_raster, mosaic, qgis_project
 from pipeline.stages.shards import shard, tile_plan
 from pipeline.stages.training import train, tune, tuning_report
@@ -24,6 +25,8 @@ __all__ = [
     "error_raster",
     "index_values",
     "label_raster",
+    "map_imagery",
+    "map_orthophotos",
     "map_sheet",
     "mosaic",
     "qgis_project",
