@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.following import Validation, column
+from pipeline.following import Follower, Validation, column
 from pipeline.numerals import count, listed, percent, plural
 from pipeline.publication import write_text
 
@@ -78,7 +78,7 @@ class Finding:
     remedy: str
 
 
-class Diagnosis:
+class Diagnosis(Follower):
     """A follower that warns of findings when they first appear.
 
     Args:
@@ -101,19 +101,6 @@ class Diagnosis:
         if found != self._written:
             publish(self._target, found)
             self._written = found
-
-    def stepped(
-        self,
-        step: int,
-        loss: float,
-        learning_rate: float,
-        tiles_per_second: float,
-        waiting: float,
-    ) -> None:
-        """A step tells nothing."""
-
-    def closed(self) -> None:
-        """All is written already."""
 
 
 def findings(

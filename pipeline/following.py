@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ class Validation:
     samples: Samples | None
 
 
-class Follower(Protocol):
-    """Watches a training; called in the first process only."""
+class Follower:
+    """Watches a training; called in the first process only. This one does nothing."""
 
     def validated(self, validation: Validation) -> None:
         """A validation has ended.

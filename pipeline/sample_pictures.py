@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from pipeline.figures import own_style, png
-from pipeline.following import Samples, Validation, column
+from pipeline.following import Follower, Samples, Validation, column
 from pipeline.nomenclature import IGNORE
 from pipeline.numerals import percent
 from pipeline.publication import published
@@ -39,7 +39,7 @@ _DPI = 100
 RGB = NDArray[np.uint8]
 
 
-class SamplePictures:
+class SamplePictures(Follower):
     """A follower that draws the sample tiles of each validation.
 
     ``step_000123.png`` is of the validation after step 123, ``best.png`` of the best one. Of n
@@ -79,19 +79,6 @@ class SamplePictures:
             ours = _STEP.fullmatch(path.name) or path.name == BEST
             if ours and path.name not in wanted:
                 path.unlink()
-
-    def stepped(
-        self,
-        step: int,
-        loss: float,
-        learning_rate: float,
-        tiles_per_second: float,
-        waiting: float,
-    ) -> None:
-        """Nothing is drawn between validations."""
-
-    def closed(self) -> None:
-        """All is written already."""
 
 
 def kept(steps: Sequence[int]) -> set[int]:

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.confusion import ConfusionMatrix
 from pipeline.figures import confusion_panel
-from pipeline.following import Validation, column
+from pipeline.following import Follower, Validation, column
 from pipeline.publication import unwritable
 from pipeline.sample_pictures import heading, sample_picture
 
@@ -35,7 +35,7 @@ _SCALARS = {
 }
 
 
-class TensorBoardLog:
+class TensorBoardLog(Follower):
     """A follower that writes TensorBoard's event files.
 
     Scalars of every validation; of the steps between, their means over

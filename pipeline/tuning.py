@@ -84,7 +84,7 @@ def work(search: Search, train: Train, *, worker: int = 1, most: int | None = No
     return len(ended)
 
 
-class _Follower:
+class _Reporter(Follower):
     """Reports a training's validations to the study, and ends it where it is pruned.
 
     Attributes:
@@ -110,19 +110,6 @@ class _Follower:
         if self._trial.should_prune():
             self.pruned = True
             raise StopTraining(f"trial {known.number} is pruned")
-
-    def stepped(
-        self,
-        step: int,
-        loss: float,
-        learning_rate: float,
-        tiles_per_second: float,
-        waiting: float,
-    ) -> None:
-        pass
-
-    def closed(self) -> None:
-        pass
 
 
 class _Study:
@@ -191,7 +178,7 @@ class _Study:
         settings = {key: axis.value(trial.params[key]) for key, axis in search.axes.items()}
         told = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
         logger.info("Trial %d of %d: %s", number, search.limit, told)
-        follower = _Follower(self, trial)
+        follower = _Reporter(self, trial)
         began, failure, scores = time.monotonic(), "", {}
         try:
             with Heartbeat(self._beat(number)):
