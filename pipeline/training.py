@@ -337,10 +337,10 @@ class _Run:
             state.stopped_because = self._ended()
             if self._is_due():
                 self._validate(rate, display)
+            if state.stopped_because:
+                return  # there is nothing left to be interrupted
             if self.interrupted:
                 self._interrupt()
-            if state.stopped_because:
-                return
             if time.monotonic() - self._saved_at > self.settings.checkpoint_minutes * 60:
                 self._save()
 
@@ -527,9 +527,18 @@ class _Run:
             said.append(ask_for_requeue())
 
         self._in_first(leave)
+        cause = self.interruption.signal or "another process was"
+        what = f"after {self.state.step} steps"
+        if not self._spoilt():
+            what += f"; they are saved in {self.last}."
+        else:
+            what += ", the last of which has spoilt the weights; "
+            there = self.last.exists()
+            what += (
+                f"{self.last} has them as they were before." if there else "nothing is saved yet."
+            )
         raise InterruptedTrainingError(
-            f"Training was interrupted ({self.interruption.signal or 'another process was'}) "
-            f"after {self.state.step} steps; they are saved in {self.last}.",
+            f"Training was interrupted ({cause}) {what}",
             [answer for answer in said if answer],
             "Start it again: it goes on from there.",
         )
@@ -583,11 +592,9 @@ class _Run:
     def _save(self) -> None:
         """Save where training stands, unless the last step has spoilt it."""
         began = self._saved_at = time.monotonic()
-        weights = self.network.state_dict()
-        if not self.fabric.is_global_zero or not all(
-            bool(weight.isfinite().all()) for weight in weights.values()
-        ):
+        if not self.fabric.is_global_zero or self._spoilt():
             return  # the next step tells of it
+        weights = self.network.state_dict()
         self.state.elapsed = began - self._started
         precision: Mapping[str, Any] = self.fabric.strategy.precision.state_dict()
         content = training_state.Checkpoint(
@@ -602,6 +609,11 @@ class _Run:
         training_state.save(self.last, content)
         self._saved_at = time.monotonic()
         self._saving = self._saved_at - began
+
+    def _spoilt(self) -> bool:
+        """Whether a weight is no finite number."""
+        weights = self.network.state_dict().values()
+        return not all(bool(weight.isfinite().all()) for weight in weights)
 
     def _tell(self, display: Display, loss: float, rate: float) -> None:
         """Tell of a step."""

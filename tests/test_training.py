@@ -22,7 +22,7 @@ from torch import nn
 from pipeline import checkpoint, interruption, training, validation
 from pipeline.batches import TileData
 from pipeline.errors import SettingsError, TrainingError
-from pipeline.following import StopTraining
+from pipeline.following import Follower, StopTraining
 from pipeline.grid import PixelGrid
 from pipeline.interruption import InterruptedTrainingError
 from pipeline.objective import AveragedNetwork
@@ -416,15 +416,11 @@ def test_spoilt_weights_are_not_saved(shard: Path, tmp_path: Path) -> None:
     """A step of infinite gradients has a finite loss: the one before it is to go on from."""
     network = Tiny()
 
-    class Spoiler:
+    class Spoiler(Follower):
         def stepped(self, step: int, *_: float) -> None:
             if step == 3:
                 with torch.no_grad():
                     network.layers[0].weight.fill_(math.nan)  # type: ignore[operator]
-
-        def validated(self, _: Any) -> None: ...
-
-        def closed(self) -> None: ...
 
     with pytest.raises(TrainingError, match="the loss is nan after 3 steps"):
         run(shard, tmp_path, network=lambda: network, followers=[Spoiler()])
@@ -532,14 +528,10 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     monkeypatch.setattr(interruption, "_scontrol", scontrol)
     before = signal.getsignal(warning)
 
-    class Warner:
+    class Warner(Follower):
         def stepped(self, step: int, *_: float) -> None:
             if step == 3:
                 os.kill(os.getpid(), warning)
-
-        def validated(self, _: Any) -> None: ...
-
-        def closed(self) -> None: ...
 
     with pytest.raises(InterruptedTrainingError, match="after 4 steps") as error:
         run(shard, tmp_path / "warned", followers=[Warner()])
@@ -550,6 +542,49 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     assert signal.getsignal(warning) == before
     assert run(shard, tmp_path / "warned") == whole
     assert published(tmp_path / "warned") == published(tmp_path / "whole")
+
+
+def test_a_training_that_is_done_is_not_interrupted(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(interruption, "_scontrol", lambda *_: pytest.fail("nothing is left to do"))
+
+    class Warner(Follower):
+        def stepped(self, step: int, *_: float) -> None:
+            if step == 7:  # noticed behind the eighth, which is the last
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    summary = run(shard, tmp_path, followers=[Warner()])
+    assert (summary.steps, summary.stopped_because) == (8, "all 4 epochs are done")
+    assert (tmp_path / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_an_interruption_does_not_claim_to_have_saved_spoilt_weights(
+    shard: Path, tmp_path: Path, earlier: bool
+) -> None:
+    network = Tiny()
+
+    class Spoiler(Follower):
+        def stepped(self, step: int, *_: float) -> None:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            if step == 3:
+                with torch.no_grad():
+                    network.layers[0].weight.fill_(math.nan)  # type: ignore[operator]
+                if not earlier:
+                    (tmp_path / "last.ckpt").unlink()
+
+    with pytest.raises(InterruptedTrainingError, match="after 3 steps") as error:
+        run(shard, tmp_path, network=lambda: network, followers=[Spoiler()])
+    assert "they are saved" not in error.value.what
+    assert "the last of which has spoilt the weights" in error.value.what
+    assert ("has them as they were before" in error.value.what) == earlier
+    assert ("nothing is saved yet" in error.value.what) != earlier
+    if earlier:
+        content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert content["state"]["step"] == 2
 
 
 def test_a_cancelled_job_is_not_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,15 +607,11 @@ def test_a_frozen_encoder_keeps_its_weights_until_its_epochs_are_over(
     means = [0.0]
     frozen: list[bool] = []
 
-    class Watcher:
+    class Watcher(Follower):
         def validated(self, told: Any) -> None:
             now = network.encoder.state_dict()
             frozen.append(all(torch.equal(now[k], v) for k, v in first.items()))
             means.append(float(now["1.running_mean"][0]))
-
-        def stepped(self, *_: float) -> None: ...
-
-        def closed(self) -> None: ...
 
     settings = SETTINGS.model_copy(update={"freeze_encoder": 2, "encoder_rate": 0.1})
     run(shard, tmp_path, settings, network=lambda: network, followers=[Watcher()])
@@ -597,7 +628,7 @@ def test_a_network_without_an_encoder_cannot_freeze_it(shard: Path, tmp_path: Pa
 def test_followers_are_told_of_steps_validations_and_the_end(shard: Path, tmp_path: Path) -> None:
     told: list[Any] = []
 
-    class Teller:
+    class Teller(Follower):
         def stepped(self, step: int, *_: float) -> None:
             told.append(step)
 
@@ -630,9 +661,7 @@ def test_followers_are_told_of_steps_validations_and_the_end(shard: Path, tmp_pa
 def test_a_follower_may_end_the_training(shard: Path, tmp_path: Path) -> None:
     ended: list[bool] = []
 
-    class Pruner:
-        def stepped(self, *_: float) -> None: ...
-
+    class Pruner(Follower):
         def validated(self, _: Any) -> None:
             raise StopTraining("pruned")
 
