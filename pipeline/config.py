@@ -39,6 +39,9 @@ from pipeline.setting_types import FilePath, did_you_mean, no_bool, quotable, sh
 
 _S = TypeVar("_S", bound=Section)
 
+_RENAMED = {"training.max_steps": "iterations"}
+"""Settings by their former names, dotted, and what they are called now."""
+
 
 class Settings(Section):
     """All settings of a run.
@@ -453,6 +456,8 @@ def _section(name: str) -> type[BaseModel] | None:
 
 def _suggestion(location: list[str]) -> str:
     word = location[-1]
+    if new := _RENAMED.get(".".join(location)):
+        return f"; it is called {new!r} now"
     inside = _section(location[0]) if len(location) > 1 else Settings
     if location[:2] == ["tuning", "space"]:
         inside = Range

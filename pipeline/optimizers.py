@@ -10,18 +10,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import SettingsError
-from pipeline.setting_types import did_you_mean
+from pipeline.setting_types import UNFIT_OPTIMIZERS, did_you_mean
 
 _RATE = "rate_factor"
 """Key of a parameter group: its learning rate as a share of the highest."""
-
-_UNFIT = {
-    "Optimizer": "is none itself",
-    "LBFGS": "asks for the loss several times a step",
-    "SparseAdam": "is for sparse gradients, which networks of images do not have",
-    "Muon": "takes matrices only, and convolutions have four dimensions",
-    "Adafactor": "takes steps of its own lengths, whatever the schedule says",
-}
 
 
 def names() -> list[str]:
@@ -29,7 +21,9 @@ def names() -> list[str]:
     return [
         name
         for name, kind in sorted(vars(torch.optim).items())
-        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name not in _UNFIT
+        if inspect.isclass(kind)
+        and issubclass(kind, torch.optim.Optimizer)
+        and name not in UNFIT_OPTIMIZERS
     ]
 
 
@@ -114,7 +108,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def _kind(name: str) -> type[torch.optim.Optimizer]:
     known = {known.lower(): known for known in names()}
-    unfit = {unfit.lower(): why for unfit, why in _UNFIT.items() if hasattr(torch.optim, unfit)}
+    unfit = {unfit.lower(): why for unfit, why in UNFIT_OPTIMIZERS.items()}
     if name.lower() in known:
         kind: type[torch.optim.Optimizer] = getattr(torch.optim, known[name.lower()])
         return kind

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
 
 from pipeline.setting_types import (
     BelowOne,
@@ -25,6 +33,7 @@ from pipeline.setting_types import (
     engine_of,
     name_of,
     no_bool,
+    optimizer_of,
     searched,
 )
 
@@ -116,7 +125,7 @@ class TrainingSettings(Section):
     patience: Count = 20
     batch_size: Count = 8
     accumulate: Count = 1
-    optimizer: str = "AdamW"
+    optimizer: Annotated[str, AfterValidator(optimizer_of)] = "AdamW"
     optimizer_options: Options = {}
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 1e-2

@@ -21,6 +21,15 @@ ENGINES = ("threads", "processes", "slurm")
 LOSSES = ("cross_entropy", "focal", "dice", "jaccard", "tversky", "lovasz")
 """Losses of ``training.loss``, alone or in weighted sums."""
 
+UNFIT_OPTIMIZERS = {
+    "Optimizer": "is no optimiser itself",
+    "LBFGS": "asks for the loss several times a step",
+    "SparseAdam": "is for sparse gradients, which networks of images do not have",
+    "Muon": "takes matrices only, and convolutions have four dimensions",
+    "Adafactor": "takes steps of its own lengths, whatever the schedule says",
+}
+"""Optimisers of torch that ``training.optimizer`` does not take, and why."""
+
 _ADDRESS = re.compile(r"(tcp|tls|ucx)://[^\s/{}]+:\d{1,5}")
 
 MOST_METRES = 1000.0
@@ -122,6 +131,15 @@ def engine_of(value: object) -> object:
     if isinstance(value, str) and (near := difflib.get_close_matches(value, ENGINES, 1)):
         message += f"; did you mean {near[0]!r}?"
     raise PydanticCustomError("engine", "{message}", {"message": message})
+
+
+def optimizer_of(value: str) -> str:
+    """Check that an optimiser is none that is known not to do; torch says whether it has it."""
+    for name, why in UNFIT_OPTIMIZERS.items():
+        if value.lower() == name.lower():
+            message = f"{shown(value)} {why}; choose another, such as AdamW"
+            raise PydanticCustomError("optimizer", "{message}", {"message": message})
+    return value
 
 
 def searched(value: object) -> object:

@@ -480,3 +480,22 @@ def test_what_is_no_engine(folder: Path, engine: object) -> None:
     (mistake,) = mistakes(folder, f"tiling: {{dask: {engine!r}}}")
     assert mistake.startswith("tiling.dask: is threads, processes, slurm or the address of a dask")
     assert ("did you mean 'threads'?" in mistake) == (engine == "thread")
+
+
+def test_a_setting_by_its_former_name_is_told_the_new_one(folder: Path) -> None:
+    assert mistakes(folder, "training: {max_steps: 100}") == [
+        "training.max_steps: is not a setting; it is called 'iterations' now"
+    ]
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "lbfgs", "SparseAdam", "Muon", "Adafactor"])
+def test_optimisers_that_cannot_train_a_network_are_refused_before_the_run(
+    folder: Path, name: str
+) -> None:
+    (mistake,) = mistakes(folder, f"training: {{optimizer: {name}}}")
+    assert mistake.startswith(f"training.optimizer: {name!r} ")
+    assert mistake.endswith("; choose another, such as AdamW")
+    assert ("asks for the loss several times a step" in mistake) == (name.upper() == "LBFGS")
+    (searched,) = mistakes(folder, f"tuning: {{space: {{training.optimizer: [SGD, {name}]}}}}")
+    assert f"{name!r}" in searched
+    assert load(folder, "training: {optimizer: radam}").training.optimizer == "radam"
