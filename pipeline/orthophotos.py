@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from pipeline.geotiff import Orthophoto
 from pipeline.grid import PixelGrid, Window
 from pipeline.imagery import Imagery, MosaicImagery, MosaicPart, ResampledImagery, SheetImagery
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".tif", ".tiff", ".jp2", ".img")
 """What counts as an orthophoto in a folder. Not VRT and JPEG: mosaics and previews of the rest."""
 
@@ -25,6 +28,8 @@ _MOST_TIMES = 20  # larger or smaller: nothing is left of objects, or all of the
 
 # Where four images meet, one of them has at least a quarter of each pixel's area.
 _QUARTER = 0.25 - 1e-3
+
+_SPARSE = 0.1  # of the box around a mosaic
 
 _ALIGNED = 0.01  # of a pixel; world files have few digits
 
@@ -227,6 +232,14 @@ def _mosaic(parts: Sequence[tuple[PixelGrid, Callable[[], Imagery]]], what: str)
         base.pixel_width, base.pixel_height, max(p.right for p in places) - col,
         max(p.bottom for p in places) - row,
     )  # fmt: skip
+    filled = sum(place.pixels for place in places) / whole.window.pixels
+    if filled < _SPARSE:
+        log.warning(
+            "%s: fills %.1f %% of the box around it; mapped one by one, or by parts with --bbox, "
+            "orthophotos that are far apart take less memory and smaller files",
+            what,
+            100 * filled,
+        )
     return MosaicImagery(
         [
             MosaicPart(Window(p.col - col, p.row - row, p.width, p.height), opened)

@@ -207,6 +207,18 @@ def test_a_folder_is_the_sheet_that_was_cut_into_it(tmp_path: Path) -> None:
     many.close()
 
 
+def test_a_mosaic_of_mostly_nothing_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = [raster(tmp_path / "a.tif", noise(8, 8)), raster(tmp_path / "b.tif", noise(8, 8), col=8)]
+    with caplog.at_level("WARNING"):
+        opened(*near).close()
+        assert caplog.text == ""
+        opened(near[0], raster(tmp_path / "c.tif", noise(8, 8), col=100, row=60)).close()
+    assert "c.tif" not in caplog.text
+    assert "fills 1.7 % of the box around it" in caplog.text
+
+
 def test_where_orthophotos_overlap_the_last_one_with_data_counts(tmp_path: Path) -> None:
     first, second = np.full((3, 4, 6), 10, np.uint8), np.full((3, 4, 6), 20, np.uint8)
     second[:, :, 1] = 0
