@@ -21,6 +21,9 @@ from pipeline.nomenclature import IGNORE
 PALE = 0.78
 """Share of white in the colours of what has not changed, so that what has stands out."""
 
+LIGHT, DARKER = 205, 0.8
+"""From so much brightness of 255 on, a colour would not stand out of pale ones: it is dimmed."""
+
 HECTARE = 10_000.0
 """m² in a hectare."""
 
@@ -68,10 +71,13 @@ class ChangeCode:
         """``#RRGGBB``: the colour of the class it has become, or a pale one where none has."""
         before, after = self.pair(value)
         color = self.colors[after]
-        if before != after:
-            return color
-        parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-        return "#" + "".join(f"{round(255 * PALE + part * (1 - PALE)):02X}" for part in parts)
+        red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+        if before == after:
+            white, own = 255 * PALE, 1 - PALE
+        else:
+            bright = 0.299 * red + 0.587 * green + 0.114 * blue >= LIGHT
+            white, own = 0.0, DARKER if bright else 1.0
+        return "#" + "".join(f"{round(white + part * own):02X}" for part in (red, green, blue))
 
     @property
     def palette(self) -> tuple[str, ...]:

@@ -194,6 +194,13 @@ def test_the_legend_has_what_occurs_and_nothing_else(compared: Path) -> None:
     assert names[5] == "Built-up → Water"
 
 
+def test_light_colours_stand_out_of_pale_ones() -> None:
+    code = ChangeCode(("Sand", "Water"), ("#F4F0E1", "#0000FF"))
+    assert [code.color(value) for value in range(4)] == [
+        "#FDFCF8", "#0000FF", "#C3C0B4", "#C7C7FF",
+    ]  # fmt: skip
+
+
 def test_gdal_reads_the_attribute_table(compared: Path) -> None:
     gdalinfo = shutil.which("gdalinfo")
     if gdalinfo is None:
@@ -408,6 +415,8 @@ def test_what_would_overwrite_or_is_missing(tmp_path: Path) -> None:
     first, second = _raster(tmp_path / "a.tif", BEFORE), _raster(tmp_path / "b.tif", AFTER)
     with pytest.raises(SettingsError, match="is one of the maps"):
         stages.compare_maps(first, second, tmp_path / "." / "b.tif")
+    with pytest.raises(SettingsError, match=r"its name ends in \.tif"):
+        stages.compare_maps(first, second, tmp_path / "c.csv")
     with pytest.raises(SettingsError, match="needs both maps' confidence"):
         stages.compare_maps(first, second, tmp_path / "c.tif", min_confidence=50)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from pipeline import change_styles, config, geotiff, nomenclature, progress
 from pipeline.changes import HECTARE, ChangeCode, ChangeCounts, summed
@@ -19,6 +22,8 @@ from pipeline.class_rasters import (
 )
 from pipeline.comparison import CommonPixels, MapOfYear, changed_bands, common_pixels
 from pipeline.errors import InputError, SettingsError
+from pipeline.grid import PixelGrid, Window
+from pipeline.map_store import Layer, MapStore
 from pipeline.publication import published, scratch
 from pipeline.run import Run
 from pipeline.sheets import Sheet
@@ -75,11 +80,14 @@ def compare_maps(
         threads: Threads.
 
     Raises:
-        SettingsError: If ``out`` is one of the maps, or a confidence is asked for and not given.
+        SettingsError: If ``out`` is one of the maps or no name of a GeoTIFF, or if a confidence is
+            asked for and not given.
         InputError: If the maps have other classes or pixels than each other.
     """
     if out.resolve() in {before.resolve(), after.resolve()}:
         raise SettingsError(f"--out: {out} is one of the maps.", remedy="Name another file.")
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise SettingsError(f"--out: {out} is the change map, a GeoTIFF; its name ends in .tif.")
     if min_confidence and confidences is None:
         raise SettingsError(
             "--min-confidence: needs both maps' confidence.",
@@ -120,32 +128,43 @@ def _compared(
 ) -> None:
     """Compare, and publish map and tables."""
     grid, parts = common.grid, []
-    plain = outputs.raster.with_suffix(".plain.tif")
     tags = {**tags, "TESELA_MIN_CONFIDENCE": str(min_confidence)}
     with (
         published(
             outputs.raster, *sidecars(outputs.raster), outputs.areas, outputs.balance
         ) as drafts,
-        scratch(plain) as (draft,),
         progress.track(what, grid.height, "rows") as advance,
+        _writer(outputs.raster, drafts[0], grid, code, tags) as write,
     ):
-        with geotiff.RasterWriter(
-            draft, grid, code.dtype, code.nodata, code.palette, tags
-        ) as raster:
-            for band in changed_bands(
-                *years, common, code, min_confidence=min_confidence, threads=threads
-            ):
-                raster.write(band.window, band.values)
-                parts.append(band.counts)
-                advance(band.window.height)
+        for band in changed_bands(
+            *years, common, code, min_confidence=min_confidence, threads=threads
+        ):
+            write(band.window, band.values)
+            parts.append(band.counts)
+            advance(band.window.height)
         counts = summed(code, parts)
-        geotiff.write_cog(draft, drafts[0], "mode")
         drafts[1].write_text(change_styles.change_pam(counts), "utf-8")
         drafts[2].write_text(change_styles.change_qml(counts), "utf-8")
         drafts[3].write_text(counts.as_csv(), "utf-8")
         drafts[4].write_text(counts.balance_csv(), "utf-8")
     for line in _told(what, counts):
         log.info("%s", line)
+
+
+@contextmanager
+def _writer(
+    target: Path, draft: Path, grid: PixelGrid, code: ChangeCode, tags: Mapping[str, str]
+) -> Iterator[Callable[[Window, NDArray[Any]], None]]:
+    """What takes the bands of a change map; at the end, the draft is whole."""
+    with scratch(target.with_suffix(".blocks"), target.with_suffix(".plain.tif")) as drafts:
+        if code.dtype == "uint8":
+            store = MapStore(drafts[0], grid, [Layer("changes", colors=code.palette)], "")
+            yield lambda window, values: store.put(window.row, {"changes": values})
+            store.write_cog("changes", draft, tags)
+        else:
+            with geotiff.RasterWriter(drafts[1], grid, code.dtype, code.nodata, (), tags) as raster:
+                yield raster.write
+            geotiff.write_cog(drafts[1], draft, "mode")
 
 
 def _told(what: str, counts: ChangeCounts) -> list[str]:
