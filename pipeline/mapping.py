@@ -253,19 +253,20 @@ class _Sheet:
         full = (self.predictor.classes, *shape) if layer == "probabilities" else shape
         return np.full(full, IGNORE, np.uint8)
 
-    def predicted(self, strip: _Strip, waiting: Sequence[Axis]) -> Iterator[tuple[Axis, Tensor]]:
-        """Probabilities of windows, ``(classes, rows, cols)``, one behind the other."""
-        before: tuple[Sequence[Axis], Tensor] | None = None
+    def predicted(
+        self, strip: _Strip, waiting: Sequence[Axis], kept: Mapping[Axis, tuple[slice, slice]]
+    ) -> Iterator[tuple[Axis, Tensor]]:
+        """Probabilities of what is kept of windows, ``(classes, rows, cols)``, one by one."""
+        before: list[tuple[Axis, Tensor]] = []
         for start in range(0, len(waiting), self.batch_size):
             parts = waiting[start : start + self.batch_size]
             images, valid = zip(*(strip.window(p, self.grid.width) for p in parts), strict=True)
-            now = (parts, self.predictor(np.stack(images), np.stack(valid)))
+            asked = [kept[part] for part in parts]
+            found = self.predictor(np.stack(images), np.stack(valid), asked)
             # Handed on one batch late: a GPU computes this one while that one is looked at.
-            if before is not None:
-                yield from zip(*before, strict=True)
-            before = now
-        if before is not None:
-            yield from zip(*before, strict=True)
+            yield from before
+            before = list(zip(parts, found, strict=True))
+        yield from before
 
     def _cropped(
         self,
@@ -278,22 +279,26 @@ class _Sheet:
     ) -> None:
         """Fill a band with what its windows keep."""
         inner = slice(band.row - rows.first, band.bottom - rows.first)
-        for part, found in self.predicted(strip, waiting):
-            first, behind = max(part.kept[0], band.col), min(part.kept[1], band.right)
-            kept = found[:, inner, first - part.first : behind - part.first]
-            self.fill(kept, layers, slice(first - band.col, behind - band.col))
+        ends = {p: (max(p.kept[0], band.col), min(p.kept[1], band.right)) for p in waiting}
+        kept = {
+            part: (inner, slice(first - part.first, behind - part.first))
+            for part, (first, behind) in ends.items()
+        }
+        for part, found in self.predicted(strip, waiting, kept):
+            first, behind = ends[part]
+            self.fill(found, layers, slice(first - band.col, behind - band.col))
             advance((behind - first) * band.height)
 
     def fill(
         self, probabilities: Tensor, layers: Mapping[str, NDArray[np.uint8]], columns: slice
     ) -> None:
         """Write probabilities ``(classes, rows, cols)`` as the layers that are asked for."""
-        best, ids = probabilities.max(dim=0)
+        best = probabilities.amax(dim=0)
         check_finite(best, self.predictor.precision)
         for name, target in layers.items():
             match name:
                 case "classes":
-                    values = ids
+                    values = _ids(probabilities, best)
                 case "confidence":
                     values = best.mul(100).round_()
                 case "probabilities":
@@ -365,7 +370,8 @@ class _Seams:
         # Columns from `done` on are not finished; `sums` begins there.
         done = self._columns[0].first
         sums = torch.zeros((sheet.predictor.classes, rows.seen, self._columns[0].seen))
-        predicted = sheet.predicted(strip, waiting)
+        whole = {part: (slice(None), slice(None)) for part in waiting}
+        predicted = sheet.predicted(strip, waiting, whole)
         computed = set(waiting)
         for place, part in enumerate(self._columns):
             if part in computed:
@@ -414,6 +420,15 @@ class _Seams:
                 layers,
                 slice(begin - band.col, end - band.col),
             )
+
+
+def _ids(probabilities: Tensor, best: Tensor) -> Tensor:
+    """Number of the first class that has the highest probability, uint8, ``(rows, cols)``."""
+    # A tenth of the time that torch takes to look for the place of a maximum.
+    ids = torch.zeros_like(best, dtype=torch.uint8)
+    for number in range(len(probabilities) - 1, 0, -1):
+        ids.masked_fill_(probabilities[number] == best, number)
+    return ids.masked_fill_(probabilities[0] == best, 0)
 
 
 def _width(part: Axis, band: Window) -> int:

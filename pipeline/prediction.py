@@ -90,11 +90,12 @@ class Predictor:
         """
         if self.precision == "float32" and self._backend == "torch":
             return 1.0
-        mine = self(images, valid).argmax(dim=1).cpu().numpy()
         reference = Predictor(self._members, self.classes, device=self.device, precision="float32")
-        agreement = float(
-            (mine == reference(images, valid).argmax(dim=1).cpu().numpy())[valid].mean()
+        mine, theirs = (
+            torch.stack(predictor(images, valid)).argmax(dim=1).cpu().numpy()
+            for predictor in (self, reference)
         )
+        agreement = float((mine == theirs)[valid].mean())
         log.info(
             "%s in %s gives %.2f %% of a sample's pixels the class that float32 gives them",
             self._backend,
@@ -111,16 +112,22 @@ class Predictor:
 
     # Only here and not around a generator: there it would hold for the caller's code as well.
     @torch.inference_mode()
-    def __call__(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Tensor:
+    def __call__(
+        self,
+        images: NDArray[np.uint8],
+        valid: NDArray[np.bool_],
+        kept: Sequence[tuple[slice, slice]] | None = None,
+    ) -> list[Tensor]:
         """Predict windows.
 
         Args:
             images: Shape ``(N, bands, rows, cols)``; with symmetries, as many rows as columns.
             valid: Shape ``(N, rows, cols)``; other pixels look like the mean of the training.
+            kept: Rows and columns of each window that are asked for; all where left out.
 
         Returns:
-            Probabilities, float32, on the device, ``(N, classes, rows, cols)``. On a GPU they
-            may still be being computed.
+            Of each window the probabilities ``(classes, rows, cols)`` of what is kept, float32,
+            on the device. On a GPU they may still be being computed.
 
         Raises:
             TrainingError: If the networks give another number of classes, or the device's memory
@@ -136,27 +143,29 @@ class Predictor:
                 )
                 for m in self._members
             ]  # fmt: skip
+        kept = kept or [(slice(None), slice(None))] * len(images)
+        totals: list[Tensor] = []
         try:
             pixels = self._there(images)
             # Where all of them are valid, as nearly everywhere, nothing is to be masked.
             known = None if valid.all() else self._there(valid).unsqueeze(1)
-            total: Tensor | None = None
             for member, run in zip(self._members, self._runners, strict=True):
                 normal = _normalised(pixels, known, member)
                 for turned, back in _symmetries(normal) if self._symmetries else [(normal, _same)]:
-                    found = back(self._probabilities(run(turned), turned))
-                    total = found if total is None else total.add_(found)
+                    found = self._probabilities(back(self._checked(run(turned), turned)), kept)
+                    for total, part in zip(totals, found, strict=False):
+                        total.add_(part)
+                    totals = totals or found
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"mapping: the memory of {self.device} does not hold {len(images)} windows of "
                 f"{images.shape[3]} x {images.shape[2]} pixels.",
                 remedy="Make mapping.batch_size or mapping.window_px smaller.",
             ) from error
-        assert total is not None
         count = len(self._members) * (8 if self._symmetries else 1)
-        return total if count == 1 else total / count
+        return totals if count == 1 else [total.div_(count) for total in totals]
 
-    def _probabilities(self, logits: Tensor, images: Tensor) -> Tensor:
+    def _checked(self, logits: Tensor, images: Tensor) -> Tensor:
         expected = (len(images), self.classes, *images.shape[2:])
         if tuple(logits.shape) != expected:
             raise TrainingError(
@@ -164,8 +173,16 @@ class Predictor:
                 "classes, rows, columns).",
                 remedy="It was trained for other classes; use a checkpoint of this nomenclature.",
             )
-        # float32: bf16 has 8 bits, too few for per cents.
-        return logits.float().softmax(dim=1)
+        return logits
+
+    def _probabilities(self, logits: Tensor, kept: Sequence[tuple[slice, slice]]) -> list[Tensor]:
+        # Of what is kept alone, and class by class: in the order of the network's own memory the
+        # softmax would take a tenth of the network's time. float32: bf16 has 8 bits, too few for
+        # per cents.
+        return [
+            window[:, rows, cols].to(torch.float32).contiguous().softmax(dim=0)
+            for window, (rows, cols) in zip(logits, kept, strict=True)
+        ]
 
     def _there(self, array: NDArray[np.uint8] | NDArray[np.bool_]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -190,15 +207,15 @@ def check_finite(probabilities: Tensor, precision: Precision) -> None:
 
 
 def _normalised(pixels: Tensor, known: Tensor | None, member: Member) -> Tensor:
-    """Normalised images, float32, channels-last."""
+    """Normalised images, float32."""
     shape = (1, -1, 1, 1)
     mean = torch.tensor(member.mean, dtype=torch.float32, device=pixels.device).view(shape)
     std = torch.tensor(member.std, dtype=torch.float32, device=pixels.device).view(shape)
     if known is not None:
         # Pixels without data are 0 in the tiles too, whatever the orthophoto's own nodata value.
         pixels = pixels * known
-    normal = pixels.to(torch.float32, memory_format=torch.channels_last)
-    return normal.sub_(mean).div_(std)
+    # Band by band: back ends that want channels last turn it round when it is done.
+    return pixels.to(torch.float32).sub_(mean).div_(std)
 
 
 def _same(images: Tensor) -> Tensor:
@@ -216,5 +233,5 @@ def _symmetries(images: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor]
             def back(maps: Tensor, turns: int = turns, flipped: bool = flipped) -> Tensor:
                 return (maps.flip(3) if flipped else maps).rot90(-turns, (2, 3))
 
-            found.append((turned.contiguous(memory_format=torch.channels_last), back))
+            found.append((turned, back))
     return found
