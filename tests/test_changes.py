@@ -30,6 +30,7 @@ from pipeline.geotiff import RasterReader, RasterWriter
 from pipeline.grid import PixelGrid
 from pipeline.ground_area import row_areas_m2
 from pipeline.sheets import Sheet, comparisons, read_sheets
+from pipeline.stages.changes import check_places
 
 TABLE = "sheet,orthophoto,siose,split,year,place\n"
 
@@ -485,6 +486,23 @@ def test_a_run_takes_the_cleaned_maps_and_the_confidence_that_are_asked_for(
 def test_a_comparison_that_nobody_asked_for(run: stages.Run) -> None:
     with pytest.raises(SettingsError, match=r"hill, 2005 and 2017 are not[\s\S]*hill, 2005 and 20"):
         stages.change_map(run, "hill", "2005", "2017")
+
+
+def test_all_places_that_do_not_lie_on_each_other_are_told_before_anything_is_mapped(
+    run: stages.Run,
+) -> None:
+    check_places(run)
+    folder = run.settings.sheets.parent
+    _raster(folder / "new.tif", BEFORE, _grid(BEFORE, 700_003.0))
+    with pytest.raises(InputError, match=r"sheet old \(2005\) and sheet new \(2010\) cannot be"):
+        check_places(run)
+    more = f"other,{folder}/old.tif,,map,2017,hill\n"
+    with (folder / "table.csv").open("a") as table:
+        table.write(more)
+    with pytest.raises(InputError, match=r"2 changes cannot be mapped") as caught:
+        check_places(stages.Run(run.settings))
+    assert len(caught.value.items) == 6
+    assert "shifted by 0.15 columns" in caught.value.items[3]
 
 
 def test_maps_of_an_older_run_are_refused(run: stages.Run) -> None:

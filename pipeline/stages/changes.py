@@ -26,7 +26,7 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.map_store import Layer, MapStore
 from pipeline.publication import published, scratch
 from pipeline.run import Run
-from pipeline.sheets import Sheet
+from pipeline.sheets import Comparison, Sheet, comparisons
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def change_map(run: Run, place: str, before: str, after: str, threads: int = 1) 
         paths.change_map(*pair.key), paths.change_areas(*pair.key), paths.change_balance(*pair.key)
     )
     grids = [geotiff.read_grid(sheet.orthophoto) for sheet in sheets]
-    common = common_pixels(grids[0], grids[1], (_named(sheets[0]), _named(sheets[1])))
+    common = _common(pair)
     with ExitStack() as opened:
         years = []
         for sheet, grid in zip(sheets, grids, strict=True):
@@ -107,6 +107,32 @@ def compare_maps(
         what = f"changes from {before.name} to {after.name}"
         pair = years[0], years[1]
         _compared(what, pair, common, code, outputs, tags, min_confidence, threads)
+
+
+def check_places(run: Run) -> None:
+    """Check that sheets of a place can be compared, before hours go into their maps.
+
+    Raises:
+        InputError: With all that cannot.
+    """
+    wrong = []
+    for pair in comparisons(run.sheets).values():
+        try:
+            _common(pair)
+        except InputError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        items = [line for error in wrong for line in (error.what, *error.items)]
+        raise InputError(
+            f"{len(wrong)} changes cannot be mapped.", items, f"Of the first: {wrong[0].remedy}"
+        )
+
+
+def _common(pair: Comparison) -> CommonPixels:
+    before, after = (geotiff.read_grid(sheet.orthophoto) for sheet in pair.sheets)
+    return common_pixels(before, after, (_named(pair.before), _named(pair.after)))
 
 
 @dataclass(frozen=True)

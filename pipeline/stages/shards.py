@@ -29,6 +29,7 @@ from pipeline.parallel import engine, in_order, ordered
 from pipeline.proportions import read_proportions
 from pipeline.publication import published
 from pipeline.run import Run
+from pipeline.stages.changes import check_places
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def tile_plan(run: Run, threads: int = 1) -> None:
     names = run.labelled_sheets
     orthophotos = {name: geotiff.read_orthophoto(run.sheets[name].orthophoto) for name in names}
     geotiff.check_alike(orthophotos)
+    check_places(run)
     grids = {name: orthophoto.grid for name, orthophoto in orthophotos.items()}
     ground = tiling.plan_ground(run.sheets, grids, settings, run.settings.seed)
     tiles: list[tiling.PlannedTile] = []
