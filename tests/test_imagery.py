@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.features import geometry_mask
+from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 from shapely.geometry.base import BaseGeometry
 
@@ -157,6 +158,25 @@ def test_the_damaged_block_of_a_large_window_is_told(tmp_path: Path) -> None:
     assert caught.value.what == (
         f"{path}: cannot be read at column 32, row 48 (700016.0, 4399976.0 in {UTM})."
     )
+    image.close()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "cog.tif", "a.jp2", "a.vrt"])
+def test_formats_give_the_same_pixels(tmp_path: Path, name: str) -> None:
+    pixels = noise(300, 400)
+    path = raster(tmp_path / "a.tif", pixels)
+    if name == "cog.tif":
+        copy_raster(path, tmp_path / name, driver="COG", COMPRESS="DEFLATE")
+    elif name == "a.jp2":
+        copy_raster(path, tmp_path / name, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    elif name == "a.vrt":
+        copy_raster(path, tmp_path / name, driver="VRT")
+    image = opened(tmp_path / name)
+    assert image.grid == PixelGrid(UTM, LEFT, TOP, 0.5, 0.5, 400, 300)
+    window = Window(101, 33, 220, 190)
+    found, valid = image.read(window)
+    np.testing.assert_array_equal(found, pixels[:, 33:223, 101:321])
+    assert valid.all()
     image.close()
 
 
