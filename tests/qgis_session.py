@@ -142,7 +142,8 @@ def opened_layer(source: str, picture: str | None) -> dict[str, Any]:
     vector = ".gpkg" in source or ".parquet" in source
     layer = QgsVectorLayer(source, name, "ogr") if vector else QgsRasterLayer(source, name)
     found = described(layer)
-    if picture and layer.isValid():
+    # Rows without geometry have no extent, and nothing to draw.
+    if picture and layer.isValid() and layer.extent().isFinite() and not layer.extent().isEmpty():
         found["errors"] = drawn([layer], layer.crs(), layer.extent(), picture)
     return found
 
