@@ -318,8 +318,12 @@ def test_all_that_is_missing_is_told_at_once_and_nothing_is_written(made: RunMak
         "errors of sheet 0722-1", "confidence of sheet 0722-2"
     ]  # fmt: skip
     assert not run.paths.mosaics.exists()
-    with pytest.raises(InputError, match="rasters of the run are missing"):
+    for sheet in ("0722-1", "0722-2"):
+        run.paths.confidence(sheet).touch()
+    stages.error_raster(run, "0722-1")
+    with pytest.raises(InputError, match="results of the run are missing") as caught:
         stages.qgis_project(run)
+    assert caught.value.items == (f"mosaics: {run.paths.mosaics}",)
 
 
 def test_a_map_of_another_nomenclature_is_not_put_into_a_mosaic(

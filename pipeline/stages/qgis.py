@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import __version__, disagreement, geotiff, progress, styles
@@ -91,17 +91,28 @@ def qgis_project(run: Run) -> None:
     grids = {name: photograph.orthophoto.grid for name, photograph in photographs.items()}
     listed = _themes(run)
     _check_rasters(run, listed, photographs)
+    compared = list(comparisons(sheets).values())
+    raw = {sheet: paths.land_cover_map(sheet) for sheet in sheets}
+    vectors = _vectors(run)
+    _check_there(
+        run,
+        [
+            ("mosaics", paths.mosaics),
+            *((f"map of sheet {sheet}", file) for sheet, file in raw.items()),
+            *((f"changes of {c.place}", paths.change_map(*c.key)) for c in compared),
+            *((f"polygons of sheet {sheet}", file) for sheet, file in vectors),
+        ],
+    )
     crs = Counter(grid.crs for grid in grids.values()).most_common(1)[0][0]
     groups = [
         groups_of.polygon_group("problems", _problems(run), paths),
-        groups_of.polygon_group("vectors", _vectors(run), paths),
-        groups_of.change_group(comparisons(sheets).values(), paths, grids),
+        groups_of.polygon_group("vectors", vectors, paths),
+        groups_of.change_group(compared, paths, grids),
     ]
     for theme in listed:
         name = "maps" if theme.name == "classes" else theme.name
         beside = []
         if name == "maps" and run.settings.cleaning.asked:
-            raw = {sheet: paths.land_cover_map(sheet) for sheet in sheets}
             beside.append(
                 groups_of.plain_group("as predicted", raw, paths, sheets, photographs, theme.style)
             )
@@ -145,21 +156,21 @@ def _check_rasters(
         InputError: If they are not.
     """
     files = [(theme, sheet, file) for theme in listed for sheet, file in theme.files.items()]
-    missing = [
-        f"{theme.name} of sheet {sheet}: {file}"
-        for theme, sheet, file in files
-        if not file.exists()
-    ]
-    if missing:
-        raise InputError(
-            f"{run.paths.run}: rasters of the run are missing.",
-            missing,
-            "Let the workflow make them first: snakemake --cores 4 --configfile ...",
-        )
+    _check_there(run, [(f"{theme.name} of sheet {sheet}", file) for theme, sheet, file in files])
     for theme, sheet, file in files:
         if theme.classes:
             grid = photographs[sheet].orthophoto.grid
             class_raster(file, grid, run.nomenclature).close()
+
+
+def _check_there(run: Run, files: Iterable[tuple[str, Path]]) -> None:
+    missing = [f"{what}: {file}" for what, file in files if not file.exists()]
+    if missing:
+        raise InputError(
+            f"{run.paths.run}: results of the run are missing.",
+            missing,
+            "Let the workflow make them first: snakemake --cores 4 --configfile ...",
+        )
 
 
 def _problems(run: Run) -> list[tuple[str, Path]]:
