@@ -306,10 +306,10 @@ def test_only_windows_that_an_area_touches_are_computed(
     windows = 0
     predict = Predictor.__call__
 
-    def counted(self: Predictor, images: Pixels, valid: NDArray[np.bool_]) -> torch.Tensor:
+    def counted(self: Predictor, images: Pixels, *others: Any, **options: Any) -> Any:
         nonlocal windows
         windows += len(images)
-        return predict(self, images, valid)
+        return predict(self, images, *others, **options)
 
     monkeypatch.setattr(Predictor, "__call__", counted)
     # Two corners of the sheet: the box around them is all of it.
