@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -210,6 +210,46 @@ class ChangeCounts:
         ]
         header = ("class", "before_ha", "after_ha", "gain_ha", "loss_ha", "net_ha", "swap_ha")
         return _csv((*header, "net_share"), rows)
+
+
+@dataclass(frozen=True)
+class ChangeTables:
+    """The tables of a change map, as they were written.
+
+    Attributes:
+        place: The place.
+        before: The earlier year.
+        after: The later year.
+        changes: Lines of :meth:`ChangeCounts.as_csv`.
+        balances: Lines of :meth:`ChangeCounts.balance_csv`.
+    """
+
+    place: str
+    before: str
+    after: str
+    changes: Sequence[Mapping[str, str]]
+    balances: Sequence[Mapping[str, str]]
+
+    @classmethod
+    def parse(cls, key: tuple[str, str, str], areas: str, balance: str) -> ChangeTables:
+        """Read both tables from their text."""
+        changes, balances = (list(csv.DictReader(text.splitlines())) for text in (areas, balance))
+        return cls(*key, changes, balances)
+
+    @property
+    def area_ha(self) -> float:
+        """Area that is compared, in ha."""
+        return sum(float(row["area_ha"]) for row in self.changes)
+
+    @property
+    def largest(self) -> list[Mapping[str, str]]:
+        """What has changed, the largest first."""
+        return [row for row in self.changes if row["from"] != row["to"]]
+
+    @property
+    def changed_share(self) -> float:
+        """Share of the compared area that has changed."""
+        return sum(float(row["share"]) for row in self.largest)
 
 
 def summed(code: ChangeCode, parts: Sequence[ChangeCounts]) -> ChangeCounts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import confusion, diagnosis, geotiff
+from pipeline.changes import ChangeTables
 from pipeline.errors import InputError
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.paths import RunPaths
@@ -19,7 +20,7 @@ from pipeline.reporting import (
     SheetReport,
     read_benchmark,
 )
-from pipeline.sheets import Sheet
+from pipeline.sheets import Sheet, comparisons
 from pipeline.thumbnails import SIDE_PX, SheetThumbnails
 
 STEPS = (
@@ -31,6 +32,8 @@ STEPS = (
     "shard",
     "train",
     "map_sheet",
+    "clean_map",
+    "change_map",
     "confusion",
 )
 
@@ -41,6 +44,7 @@ def report_data(
     classes: Nomenclature,
     settings: str,
     blocks: bool = False,
+    cleaned: bool = False,
 ) -> ReportData:
     """Read what a run has made.
 
@@ -50,6 +54,7 @@ def report_data(
         classes: The training classes.
         settings: The settings as YAML.
         blocks: Whether splits are blocks of ground; the table's splits are not used then.
+        cleaned: Whether the maps that are delivered are the cleaned ones.
 
     Raises:
         InputError: If a file that the report needs is missing or is of other classes.
@@ -61,14 +66,20 @@ def report_data(
         names=classes.names,
         colors=classes.colors,
         pixel_area=pixel_width * pixel_height,
-        sheets=[_sheet(paths, sheet, blocks) for sheet in sheets.values()],
+        sheets=[_sheet(paths, sheet, blocks, cleaned) for sheet in sheets.values()],
         settings=settings,
         curves=read_curves(paths.curves, paths.speed),
         card=card,
         findings=read_findings(paths.findings),
         samples=paths.sample_picture.read_bytes() if paths.sample_picture.exists() else None,
-        benchmarks=read_benchmarks(paths, list(sheets), {sheet.base for sheet in sheets.values()}),
+        benchmarks=read_benchmarks(
+            paths,
+            list(sheets),
+            {sheet.base for sheet in sheets.values()},
+            [f"{place}.{before}-{after}" for place, before, after in comparisons(sheets)],
+        ),
         versions=card["versions"],
+        changes=_changes(paths, sheets),
     )
 
 
@@ -120,19 +131,32 @@ def read_findings(path: Path) -> list[diagnosis.Finding] | None:
 
 
 def read_benchmarks(
-    paths: RunPaths, sheets: list[str], bases: Iterable[str] = ()
+    paths: RunPaths,
+    sheets: list[str],
+    bases: Iterable[str] = (),
+    changes: Iterable[str] = (),
 ) -> list[Benchmark]:
     """What Snakemake measured; nothing where the steps were run by hand."""
     found = []
+    others = {"index_values": sorted(bases), "change_map": list(changes)}
     for step in STEPS:
-        for sheet in sorted(bases) if step == "index_values" else ("all", *sheets):
+        for sheet in others.get(step, ["all", *sheets]):
             path = paths.benchmark(step, sheet)
             if path.exists():
                 found += read_benchmark(_text(path), step, sheet)
     return found
 
 
-def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
+def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]:
+    """Tables of the change maps that are made; not all are where steps are run by hand."""
+    return [
+        ChangeTables.parse(key, _text(paths.change_areas(*key)), _text(paths.change_balance(*key)))
+        for key in comparisons(sheets)
+        if paths.change_areas(*key).exists()
+    ]
+
+
+def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool, cleaned: bool) -> SheetReport:
     labels = matrix = checked = None
     if sheet.split != "map":
         counts = read_json(paths.label_counts(sheet.name))
@@ -147,13 +171,13 @@ def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
         sheet.year,
         labels,
         matrix if matrix and matrix.pixels else None,
-        _thumbnails(paths, sheet),
+        _thumbnails(paths, sheet, cleaned),
         checked["problems"] if checked is not None else None,
         checked["polygons"] if checked is not None else 0,
     )
 
 
-def _thumbnails(paths: RunPaths, sheet: Sheet) -> SheetThumbnails:
+def _thumbnails(paths: RunPaths, sheet: Sheet, cleaned: bool) -> SheetThumbnails:
     orthophoto = geotiff.read_orthophoto(sheet.orthophoto)
     with geotiff.RasterReader(orthophoto.path, orthophoto.bands[:3]) as reader:
         image = reader.thumbnail(SIDE_PX, average=True).transpose(1, 2, 0)
@@ -161,7 +185,7 @@ def _thumbnails(paths: RunPaths, sheet: Sheet) -> SheetThumbnails:
     layers = {}
     for name, path in (
         ("labels", paths.label_raster(sheet.name)),
-        ("mapped", paths.land_cover_map(sheet.name)),
+        ("mapped", paths.delivered_map(sheet.name, cleaned)),
         ("confidence", paths.confidence(sheet.name)),
     ):
         if path.exists() and (name != "labels" or sheet.split != "map"):

@@ -30,6 +30,11 @@ def area(pixels: int, pixel_area: float) -> str:
     return f"{km2:.2f}{THIN}km²" if km2 < 100 else f"{count(km2)}{THIN}km²"
 
 
+def hectares(number: float | str) -> str:
+    """A number of hectares, or its text, with two decimals; the unit stands elsewhere."""
+    return f"{float(number):,.2f}".replace(",", THIN)
+
+
 def duration(seconds: float) -> str:
     """A time in the two units that matter."""
     if math.isnan(seconds):

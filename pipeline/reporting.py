@@ -17,10 +17,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from pipeline import diagnosis, figures, thumbnails
+from pipeline.changes import ChangeTables
 from pipeline.confusion import ClassScores, ConfusionMatrix, Scores
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
-from pipeline.numerals import area, count, duration, listed, percent, plain, plural
+from pipeline.numerals import area, count, duration, hectares, listed, percent, plain, plural
 from pipeline.siose_problems import KINDS
 from pipeline.thumbnails import SheetThumbnails
 
@@ -120,6 +121,7 @@ class ReportData:
         samples: Sample predictions of the best validation, PNG; None where there are none.
         benchmarks: Jobs, in the order of the steps.
         versions: Software -> version.
+        changes: Tables of the change maps.
 
     Raises:
         ValueError: If names and colours do not pair up.
@@ -138,6 +140,7 @@ class ReportData:
     samples: bytes | None = None
     benchmarks: Sequence[Benchmark] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[ChangeTables] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
@@ -200,6 +203,7 @@ def page_environment() -> Environment:
         "count": count,
         "percent": percent,
         "duration": duration,
+        "hectares": hectares,
         "value": plain,
         "uri": thumbnails.data_uri,
     }

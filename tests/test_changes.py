@@ -21,14 +21,15 @@ import rasterio
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from pipeline import cli, comparison, config, stages, styles
-from pipeline.changes import ChangeCode
+from pipeline import cli, comparison, config, evidence, stages, styles
+from pipeline.changes import ChangeCode, ChangeTables
 from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
 from pipeline.comparison import common_pixels
 from pipeline.errors import InputError, SettingsError
 from pipeline.geotiff import RasterReader, RasterWriter
 from pipeline.grid import PixelGrid
 from pipeline.ground_area import row_areas_m2
+from pipeline.reporting import ReportData, render_report
 from pipeline.sheets import Sheet, comparisons, read_sheets
 from pipeline.stages.changes import check_places
 
@@ -481,6 +482,37 @@ def test_a_run_takes_the_cleaned_maps_and_the_confidence_that_are_asked_for(
     _raster(run.paths.confidence("new"), np.full((1, 4), 80, np.uint8))
     with pytest.raises(InputError, match=r"new\.confidence\.tif: has other pixels than the map"):
         stages.change_map(asked, "hill", "2005", "2010")
+
+
+def test_the_report_has_the_largest_changes_and_the_balance(run: stages.Run) -> None:
+    assert not evidence._changes(run.paths, run.sheets)  # not made yet
+    stages.change_map(run, "hill", "2005", "2010")
+    (tables,) = evidence._changes(run.paths, run.sheets)
+    assert tables.area_ha == pytest.approx(0.2)
+    assert tables.changed_share == pytest.approx(0.4)
+    data = ReportData("r", NAMES, COLORS, 200.0, [], changes=[tables])
+    page = re.sub(r"\s*<[^>]+>\s*", "|", render_report(data))
+    said = re.sub(r"\|+", "|", page).replace("\u202f", " ")
+    assert "|hill, 2005 to 2010|40.0 % of 0.20 ha that have a class in both years.|" in said
+    assert "|Forest|Built-up|0.04|20.0 %|Built-up|Forest|0.02|10.0 %|" in said
+    assert "|Built-up|0.04|0.08|0.06|0.02|0.04|" in said
+    assert "|Changes|" not in re.sub(
+        r"<[^>]+>", "|", render_report(dataclasses.replace(data, changes=[]))
+    )
+    none = ChangeTables("p", "2005", "2010", [], [])
+    assert "No pixel has a class in both years." in render_report(
+        dataclasses.replace(data, changes=[none])
+    )
+
+
+def test_time_of_change_maps_is_in_the_report(run: stages.Run) -> None:
+    path = run.paths.benchmark("change_map", "hill.2005-2010")
+    path.parent.mkdir(parents=True)
+    path.write_text("s\tmax_rss\tcpu_time\n1.5\t200\t1\n", "utf-8")
+    found = evidence.read_benchmarks(run.paths, ["old", "new"], (), ["hill.2005-2010"])
+    assert [(job.rule, job.sheet, job.seconds) for job in found] == [
+        ("change_map", "hill.2005-2010", 1.5)
+    ]
 
 
 def test_a_comparison_that_nobody_asked_for(run: stages.Run) -> None:

@@ -2,7 +2,7 @@ rule confusion:
     """Count reference against map on the test ground of one sheet."""
     input:
         labels=paths.label_raster("{sheet}"),
-        map=paths.land_cover_map("{sheet}"),
+        map=paths.delivered_map("{sheet}", settings.cleaning.asked),
         ground=paths.ground,
     output:
         paths.confusion("{sheet}"),
@@ -29,11 +29,12 @@ rule report:
         confusion=expand(paths.confusion("{sheet}"), sheet=LABELLED),
         counts=expand(paths.label_counts("{sheet}"), sheet=LABELLED),
         checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
-        maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+        maps=expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS),
         card=paths.card,
         curves=paths.curves,
         speed=paths.speed,
         findings=paths.findings,
+        changes=[paths.change_areas(*change) for change in CHANGES],
     output:
         paths.report,
         paths.scores,
