@@ -155,6 +155,9 @@ def test_errors_show_the_class_that_belongs_there(made: RunMaker) -> None:
     np.testing.assert_array_equal(found, expected)
     assert [colors[value] for value in (1, 2, 3)] == [(*c, 255) for c in (
         (0xA0, 0xC8, 0), (0, 0, 255), (0xDC, 0x1E, 0x1E))]  # fmt: skip
+    before = run.paths.errors("0722-1").read_bytes()
+    stages.error_raster(run, "0722-1", threads=3)
+    assert run.paths.errors("0722-1").read_bytes() == before
     side = ET.parse(run.paths.errors("0722-1").with_suffix(".tif.aux.xml"))
     counts = [row[1].text for row in side.iter("Row")]
     assert counts == [str((expected == value).sum()) for value in range(4)]

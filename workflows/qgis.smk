@@ -16,11 +16,13 @@ rule error_raster:
         config=paths.settings,
     conda:
         "../environment.yml"
+    threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: 2_000 * attempt,
         runtime=60,
     shell:
-        "python -m pipeline --log {log:q} error-raster --config {params.config:q} --sheet {wildcards.sheet}"
+        "python -m pipeline --log {log:q} error-raster --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"
 
 
 rule mosaic:

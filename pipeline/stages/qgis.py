@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline import __version__, disagreement, geotiff, progress, styles
 from pipeline import project_groups as groups_of
 from pipeline.class_rasters import NOMENCLATURE_TAG, class_raster, label_blocks, sidecars
 from pipeline.errors import InputError, SettingsError
-from pipeline.grid import split
+from pipeline.grid import Window, split
 from pipeline.map_store import Layer, MapStore
 from pipeline.mosaics import kinds_of_grids
+from pipeline.parallel import ordered
 from pipeline.publication import published, scratch
 from pipeline.qgis_project import Project, around, packed
 from pipeline.run import Run
@@ -29,7 +33,7 @@ CREDITS = (
 """What the project's properties say of the sources."""
 
 
-def error_raster(run: Run, sheet: str) -> None:
+def error_raster(run: Run, sheet: str, threads: int = 1) -> None:
     """Show where the delivered map of a sheet and its labels differ, and what belongs there."""
     classes, paths = run.nomenclature, run.paths
     if run.sheet(sheet).split == "map":
@@ -46,20 +50,23 @@ def error_raster(run: Run, sheet: str) -> None:
         progress.track(f"errors of sheet {sheet}", grid.height, "rows") as advance,
     ):
         store = MapStore(folder, grid, [Layer("errors", colors=colors)], classes.fingerprint)
-        for window in split(grid.window, grid.width, geotiff.BLOCK):
-            wrong = disagreement.disagreement(
-                reference.read(window), mapped.read_band(window), len(classes)
-            )
+
+        def compared(window: Window) -> NDArray[np.uint8]:
+            labels, said = reference.read(window), mapped.read_band(window)
+            return disagreement.disagreement(labels, said, len(classes))
+
+        windows = split(grid.window, grid.width, geotiff.BLOCK)
+        for window, wrong in ordered(compared, windows, threads):
             store.put(window.row, {"errors": wrong})
             advance(window.height)
         store.write_cog("errors", draft, {NOMENCLATURE_TAG: classes.fingerprint})
         counts = store.histogram("errors")[: len(names)].tolist()
         pam.write_text(styles.class_pam(names, colors, counts), "utf-8")
         qml.write_text(styles.class_qml(names, colors), "utf-8")
-    compared = sum(counts)
-    if compared:
-        share = 100 * (compared - counts[disagreement.RIGHT]) / compared
-        log.info("sheet %s: %.1f %% of %d labelled pixels are wrong", sheet, share, compared)
+    labelled = sum(counts)
+    if labelled:
+        share = 100 * (labelled - counts[disagreement.RIGHT]) / labelled
+        log.info("sheet %s: %.1f %% of %d labelled pixels are wrong", sheet, share, labelled)
 
 
 def mosaic(run: Run) -> None:
