@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.blending import Blend
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE
 from pipeline.prediction import Predictor, check_finite
 from pipeline.sections import MappingSettings
 from pipeline.sheet_rows import Read, SheetRows
-from pipeline.windows import Axis, axis_parts, blend_weights, touching
+from pipeline.windows import Axis, axis_parts, touching
 
 # What a GPU needs to be busy; a processor is busy with one, and its caches like it better.
 _PIXELS_AT_ONCE = {"cuda": 8 * 512 * 512, "cpu": 512 * 512}
@@ -183,36 +184,30 @@ class _Sheet:
         places = np.concatenate([part.mirrored(self.grid.width) for part in columns])
         left, right = int(places.min()), int(places.max()) + 1
         seen = Window(left, 0, right - left, self.grid.height)
-        seams = _Seams(self, columns) if self.blend else None
+        blend = None
+        if self.blend:
+            grid = self.grid
+            shape = (self.predictor.classes, grid.height, grid.width)
+            blend = Blend(self.rows, self.columns, columns, shape)
         with SheetRows(read, seen, block_height, threads) as source:
             for number in range(start, chosen.stop):
                 needed = self.rows[number].mirrored(self.grid.height)
-                first, behind = int(needed.min()), int(needed.max()) + 1
-                image, valid = source.take(first, behind)
-                if number + 1 < chosen.stop:
-                    after = self.rows[number + 1].mirrored(self.grid.height)
-                    source.announce(int(after.min()), int(after.max()) + 1)
-                strip = _Strip(
-                    _taken(image, needed - first, 1), _taken(valid, needed - first, 0), left
-                )
+                after = self.rows[min(number + 1, chosen.stop - 1)].mirrored(self.grid.height)
+                source.hold(int(needed.min()), int(max(needed.max(), after.max())) + 1)
                 band = self._window(spans[number])
-                wanted = self._wanted(band, image=strip, part=self.rows[number])
-                waiting = [part for part in columns if self._has_ground(part, strip, wanted, band)]
                 layers = {name: self._empty(name, band) for name in self.layers}
-                if seams is None:
-                    self._cropped(strip, self.rows[number], waiting, band, layers, advance)
+                row = _Row(self, source, self.rows[number], band, layers)
+                if blend is None:
+                    self._cropped(row, columns, advance)
                 else:
-                    seams.add(strip, number, waiting, band, layers)
-                if number < begun[0]:
-                    continue
-                for pixels in layers.values():
-                    pixels[..., ~wanted] = IGNORE
-                if seams is None:  # of windows that were passed over
-                    left_out = [part for part in columns if part not in waiting]
-                    advance(sum(_width(part, band) for part in left_out) * band.height)
-                else:
-                    advance(band.pixels)
-                yield MappedBand(band, layers)
+                    # What a window shares with its neighbours counts too: not only what it keeps.
+                    seeing = [part for part in columns if row.has_ground(part)]
+                    whole = {part: (slice(None), slice(None)) for part in seeing}
+                    blend.add(number, band, self.predicted(row, seeing, whole), row.fill)
+                if number >= begun[0]:
+                    if blend is not None:
+                        advance(band.pixels)
+                    yield MappedBand(band, layers)
 
     def _spans(self, chosen: range) -> dict[int, tuple[int, int]]:
         """First row of each band, and the one behind its last, inside the region."""
@@ -228,39 +223,19 @@ class _Sheet:
     def _window(self, span: tuple[int, int]) -> Window:
         return Window(self.region.col, span[0], self.region.width, max(0, span[1] - span[0]))
 
-    def _wanted(self, band: Window, image: _Strip, part: Axis) -> NDArray[np.bool_]:
-        """Which pixels of a band are mapped: valid, and asked for."""
-        rows = slice(band.row - part.first, band.bottom - part.first)
-        columns = slice(band.col - image.left, band.right - image.left)
-        wanted = image.valid[rows, columns]
-        if self.inside is not None and band.height:
-            wanted = wanted & self.inside(band)
-        return wanted
-
-    def _has_ground(
-        self, part: Axis, strip: _Strip, wanted: NDArray[np.bool_], band: Window
-    ) -> bool:
-        """Whether a window gives something to the map."""
-        if self.blend:
-            # Pixels that it shares with its neighbours count too: weights are of all windows.
-            first, behind = max(part.first, 0), min(part.behind, self.grid.width)
-            return bool(strip.valid[:, first - strip.left : behind - strip.left].any())
-        first, behind = max(part.kept[0], band.col), min(part.kept[1], band.right)
-        return bool(wanted[:, first - band.col : behind - band.col].any())
-
     def _empty(self, layer: str, band: Window) -> NDArray[np.uint8]:
         shape = (band.height, band.width)
         full = (self.predictor.classes, *shape) if layer == "probabilities" else shape
         return np.full(full, IGNORE, np.uint8)
 
     def predicted(
-        self, strip: _Strip, waiting: Sequence[Axis], kept: Mapping[Axis, tuple[slice, slice]]
+        self, row: _Row, waiting: Sequence[Axis], kept: Mapping[Axis, tuple[slice, slice]]
     ) -> Iterator[tuple[Axis, Tensor]]:
         """Probabilities of what is kept of windows, ``(classes, rows, cols)``, one by one."""
         before: list[tuple[Axis, Tensor]] = []
         for start in range(0, len(waiting), self.batch_size):
             parts = waiting[start : start + self.batch_size]
-            images, valid = zip(*(strip.window(p, self.grid.width) for p in parts), strict=True)
+            images, valid = zip(*(row.seen(part) for part in parts), strict=True)
             asked = [kept[part] for part in parts]
             found = self.predictor(np.stack(images), np.stack(valid), asked)
             # Handed on one batch late: a GPU computes this one while that one is looked at.
@@ -268,34 +243,70 @@ class _Sheet:
             before = list(zip(parts, found, strict=True))
         yield from before
 
-    def _cropped(
-        self,
-        strip: _Strip,
-        rows: Axis,
-        waiting: Sequence[Axis],
-        band: Window,
-        layers: Mapping[str, NDArray[np.uint8]],
-        advance: Callable[[int], None],
-    ) -> None:
+    def _cropped(self, row: _Row, columns: Sequence[Axis], advance: Callable[[int], None]) -> None:
         """Fill a band with what its windows keep."""
-        inner = slice(band.row - rows.first, band.bottom - rows.first)
-        ends = {p: (max(p.kept[0], band.col), min(p.kept[1], band.right)) for p in waiting}
-        kept = {
-            part: (inner, slice(first - part.first, behind - part.first))
-            for part, (first, behind) in ends.items()
-        }
-        for part, found in self.predicted(strip, waiting, kept):
-            first, behind = ends[part]
-            self.fill(found, layers, slice(first - band.col, behind - band.col))
-            advance((behind - first) * band.height)
+        band = row.band
+        inner = slice(band.row - row.rows.first, band.bottom - row.rows.first)
+        waiting, kept = [], {}
+        for part in columns:
+            window = _kept(part, band)
+            if row.wanted(window).any():
+                waiting.append(part)
+                kept[part] = (inner, slice(window.col - part.first, window.right - part.first))
+            else:
+                advance(window.pixels)
+        for part, found in self.predicted(row, waiting, kept):
+            window = _kept(part, band)
+            row.fill(found, window)
+            advance(window.pixels)
 
-    def fill(
-        self, probabilities: Tensor, layers: Mapping[str, NDArray[np.uint8]], columns: slice
-    ) -> None:
-        """Write probabilities ``(classes, rows, cols)`` as the layers that are asked for."""
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of windows, and the band of the map that is finished with it.
+
+    Attributes:
+        sheet: The sheet.
+        source: Its pixels.
+        rows: Rows that the windows see.
+        band: What is finished.
+        layers: The band's rasters, by name.
+    """
+
+    sheet: _Sheet
+    source: SheetRows
+    rows: Axis
+    band: Window
+    layers: Mapping[str, NDArray[np.uint8]]
+
+    def seen(self, part: Axis) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Image and valid pixels of one window, mirrored beyond the sheet's edges."""
+        rows = self.rows.mirrored(self.sheet.grid.height)
+        cols = part.mirrored(self.sheet.grid.width)
+        image, valid = self.source.pixels(_around(rows, cols))
+        rows, cols = rows - rows.min(), cols - cols.min()
+        return _taken(_taken(image, rows, 1), cols, 2), _taken(_taken(valid, rows, 0), cols, 1)
+
+    def has_ground(self, part: Axis) -> bool:
+        """Whether a window sees any valid pixel."""
+        grid = self.sheet.grid
+        return bool(
+            self.source.valid(_around(self.rows.mirrored(grid.height), part.mirrored(grid.width)))
+            .any()
+        )  # fmt: skip
+
+    def wanted(self, window: Window) -> NDArray[np.bool_]:
+        """Which pixels are mapped: valid, and asked for."""
+        valid = self.source.valid(window)
+        return valid if self.sheet.inside is None else valid & self.sheet.inside(window)
+
+    def fill(self, probabilities: Tensor, window: Window) -> None:
+        """Write probabilities ``(classes, rows, cols)`` of a part of the band to its layers."""
         best = probabilities.amax(dim=0)
-        check_finite(best, self.predictor.precision)
-        for name, target in layers.items():
+        classes = self.sheet.predictor.classes
+        check_finite(best, self.sheet.predictor.precision)
+        missing = ~self.wanted(window)
+        for name, target in self.layers.items():
             match name:
                 case "classes":
                     values = _ids(probabilities, best)
@@ -304,122 +315,13 @@ class _Sheet:
                 case "probabilities":
                     values = probabilities.mul(100).round_()
                 case "entropy":
-                    most = math.log(max(2, self.predictor.classes))
+                    most = math.log(max(2, classes))
                     values = torch.special.entr(probabilities).sum(0).mul_(100 / most).round_()
                 case _:
                     raise ValueError(f"there is no layer {name!r}")
-            target[..., columns] = values.to(torch.uint8).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """What the windows of one row of windows see: rows mirrored already, columns of the sheet.
-
-    Attributes:
-        image: Shape ``(bands, rows, cols)``.
-        valid: Shape ``(rows, cols)``.
-        left: Column of the sheet of the first column.
-    """
-
-    image: NDArray[np.uint8]
-    valid: NDArray[np.bool_]
-    left: int
-
-    def window(self, part: Axis, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Image and valid pixels of one window."""
-        columns = part.mirrored(width) - self.left
-        return _taken(self.image, columns, 2), _taken(self.valid, columns, 1)
-
-
-class _Seams:
-    """Adds windows up, weighted; what no later window sees is finished.
-
-    Held are the rows that the next row of windows sees too, of all columns, and one window.
-    """
-
-    def __init__(self, sheet: _Sheet, columns: Sequence[Axis]) -> None:
-        self._sheet, self._columns = sheet, columns
-        down = blend_weights(sheet.rows, sheet.grid.height)
-        across = blend_weights(sheet.columns, sheet.grid.width)
-        self._down = [torch.from_numpy(weights) for weights in down]
-        self._across = {
-            part: torch.from_numpy(weights)
-            for part, weights in zip(sheet.columns, across, strict=True)
-        }
-        self._left = max(0, columns[0].first)
-        right = min(columns[-1].behind, sheet.grid.width)
-        self._width = right - self._left
-        # What the rows below will add to: from the first row that the next windows see.
-        self._shared: Tensor | None = None
-
-    def add(
-        self,
-        strip: _Strip,
-        number: int,
-        waiting: Sequence[Axis],
-        band: Window,
-        layers: Mapping[str, NDArray[np.uint8]],
-    ) -> None:
-        """Add a row of windows, and fill the band that is finished with it."""
-        sheet = self._sheet
-        rows = sheet.rows[number]
-        below = sheet.rows[number + 1].first if number + 1 < len(sheet.rows) else rows.behind
-        finished = below - rows.first
-        shared = torch.zeros((sheet.predictor.classes, rows.seen - finished, self._width))
-        weights = self._down[number][:, None]
-        # Columns from `done` on are not finished; `sums` begins there.
-        done = self._columns[0].first
-        sums = torch.zeros((sheet.predictor.classes, rows.seen, self._columns[0].seen))
-        whole = {part: (slice(None), slice(None)) for part in waiting}
-        predicted = sheet.predicted(strip, waiting, whole)
-        computed = set(waiting)
-        for place, part in enumerate(self._columns):
-            if part in computed:
-                same, probabilities = next(predicted)
-                assert same == part
-                begin = part.first - done
-                sums[:, :, begin : begin + part.seen].addcmul_(
-                    probabilities.cpu() * weights, self._across[part].expand_as(probabilities)
-                )
-            last = place + 1 == len(self._columns)
-            upto = part.behind if last else self._columns[place + 1].first
-            self._finish(sums[:, :, : upto - done], done, rows, finished, shared, band, layers)
-            moved = torch.zeros_like(sums)
-            kept = sums.shape[2] - (upto - done)
-            if kept > 0:
-                moved[:, :, :kept] = sums[:, :, upto - done :]
-            sums, done = moved, upto
-        self._shared = shared
-
-    def _finish(
-        self,
-        sums: Tensor,
-        first: int,
-        rows: Axis,
-        finished: int,
-        shared: Tensor,
-        band: Window,
-        layers: Mapping[str, NDArray[np.uint8]],
-    ) -> None:
-        """Take columns that no later window of this row sees: some rows are finished with them."""
-        begin, end = max(first, self._left), min(first + sums.shape[2], self._left + self._width)
-        if begin >= end:
-            return
-        sums = sums[:, :, begin - first : end - first]
-        here = slice(begin - self._left, end - self._left)
-        if self._shared is not None:
-            sums[:, : self._shared.shape[1]] += self._shared[:, :, here]
-        shared[:, :, here] = sums[:, finished:]
-        begin, end = max(begin, band.col), min(end, band.right)
-        if begin < end and band.height:
-            top = band.row - rows.first
-            kept = sums[:, top : top + band.height]
-            offset = self._left + here.start
-            self._sheet.fill(
-                kept[:, :, begin - offset : end - offset],
-                layers,
-                slice(begin - band.col, end - band.col),
-            )
+            found = values.to(torch.uint8).cpu().numpy()
+            found[..., missing] = IGNORE
+            target[..., window.col - self.band.col : window.right - self.band.col] = found
 
 
 def _ids(probabilities: Tensor, best: Tensor) -> Tensor:
@@ -431,9 +333,16 @@ def _ids(probabilities: Tensor, best: Tensor) -> Tensor:
     return ids.masked_fill_(probabilities[0] == best, 0)
 
 
-def _width(part: Axis, band: Window) -> int:
-    """Columns of a band that a window keeps."""
-    return max(0, min(part.kept[1], band.right) - max(part.kept[0], band.col))
+def _kept(part: Axis, band: Window) -> Window:
+    """Pixels of a band that a window keeps."""
+    first, behind = max(part.kept[0], band.col), min(part.kept[1], band.right)
+    return Window(first, band.row, behind - first, band.height)
+
+
+def _around(rows: NDArray[np.intp], cols: NDArray[np.intp]) -> Window:
+    """The window around some rows and columns."""
+    left, top = int(cols.min()), int(rows.min())
+    return Window(left, top, int(cols.max()) + 1 - left, int(rows.max()) + 1 - top)
 
 
 def _taken(array: NDArray[Any], places: NDArray[np.intp], axis: int) -> NDArray[Any]:

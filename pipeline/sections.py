@@ -189,8 +189,8 @@ class TuningSettings(Section):
 class MappingSettings(Section):
     """How the network's windows are put together to a map."""
 
-    window_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
-    overlap_px: Margin = 128
+    window_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 1024
+    overlap_px: Margin = 256
     seams: Literal["crop", "blend"] = "crop"
     symmetries: bool = False
     ensemble: tuple[FilePath, ...] = ()

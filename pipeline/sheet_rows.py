@@ -1,8 +1,8 @@
-"""Rows of a sheet, read ahead: each block is decoded once, while the network computes."""
+"""SheetRows: some rows of a sheet, read ahead: each block is decoded once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
@@ -20,9 +20,7 @@ _LEAST_COLUMNS = 2048  # less is not worth a thread
 
 
 class SheetRows:
-    """Gives rows from top to bottom; those that are asked for next are read meanwhile.
-
-    Held are the rows that were asked for last and those that were announced.
+    """Holds some rows of a sheet; those that come next are read meanwhile.
 
     Args:
         read: Gives the pixels of windows.
@@ -40,40 +38,39 @@ class SheetRows:
         self._chunks: dict[int, list[tuple[Window, Future[_Pixels]]]] = {}
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
 
-    def announce(self, first: int, behind: int) -> None:
-        """Begin to read rows that will be asked for."""
-        for number in range(first // self._step, -(-behind // self._step)):
+    def hold(self, first: int, behind: int) -> None:
+        """Begin to read rows; those above the first are forgotten."""
+        for number in [n for n in self._chunks if (n + 1) * self._step <= first]:
+            del self._chunks[number]
+        for number in self._numbers(first, behind):
             if number not in self._chunks:
                 self._chunks[number] = [
-                    (part, self._pool.submit(self._read, part)) for part in self._parts(number)
+                    (part, self._pool.submit(self._pixels, part)) for part in self._parts(number)
                 ]
 
-    def take(self, first: int, behind: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Rows of all columns: image ``(bands, rows, cols)``, valid ``(rows, cols)``.
-
-        Rows above the first are forgotten: they may not be asked for again.
+    def pixels(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Pixels of rows that are held: image ``(bands, rows, cols)``, valid ``(rows, cols)``.
 
         Raises:
             TeselaError: What reading raises.
         """
-        self.announce(first, behind)
-        for number in [n for n in self._chunks if (n + 1) * self._step <= first]:
-            del self._chunks[number]
-        whole = Window(self._window.col, first, self._window.width, behind - first)
         image: NDArray[np.uint8] | None = None
-        valid = np.empty((whole.height, whole.width), np.bool_)
-        for number in range(first // self._step, -(-behind // self._step)):
-            for part, pixels in self._chunks[number]:
-                found, known = pixels.result()
-                if image is None:
-                    image = np.empty((len(found), whole.height, whole.width), np.uint8)
-                shared = part.intersection(whole)
-                assert shared is not None
-                to, here = shared.slices(whole), shared.slices(part)
-                image[:, to[0], to[1]] = found[:, here[0], here[1]]
-                valid[to] = known[here]
+        for part, (found, _) in self._held(window):
+            if image is None:
+                image = np.empty((len(found), window.height, window.width), np.uint8)
+            here, there = _shared(part, window)
+            image[:, here[0], here[1]] = found[:, there[0], there[1]]
         assert image is not None
-        return image, valid
+        return image, self.valid(window)
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """Which pixels of rows that are held have data, shape ``(rows, cols)``."""
+        valid = np.ones((window.height, window.width), np.bool_)
+        for part, (_, known) in self._held(window):
+            if known is not None:
+                here, there = _shared(part, window)
+                valid[here] = known[there]
+        return valid
 
     def close(self) -> None:
         """Stop reading."""
@@ -86,6 +83,19 @@ class SheetRows:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _pixels(self, window: Window) -> _Pixels:
+        image, valid = self._read(window)
+        return image, None if valid.all() else valid
+
+    def _held(self, window: Window) -> Iterator[tuple[Window, _Pixels]]:
+        for number in self._numbers(window.row, window.bottom):
+            for part, pixels in self._chunks[number]:
+                if part.intersection(window) is not None:
+                    yield part, pixels.result()
+
+    def _numbers(self, first: int, behind: int) -> range:
+        return range(first // self._step, -(-behind // self._step))
+
     def _parts(self, number: int) -> list[Window]:
         top = number * self._step
         rows = min(self._step, self._window.bottom - top)
@@ -95,4 +105,12 @@ class SheetRows:
         return [Window(a, top, b - a, rows) for a, b in zip(edges, ends, strict=True)]
 
 
-_Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+# Of a part without holes the mask is not kept.
+_Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
+
+
+def _shared(part: Window, window: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the pixels that both have lie in the window, and in the part."""
+    shared = part.intersection(window)
+    assert shared is not None
+    return shared.slices(window), shared.slices(part)

@@ -20,7 +20,32 @@ rule map_sheet:
         mem_mb=lambda wildcards, attempt: 6_000 * attempt,
         runtime=240,
     shell:
-        "python -m pipeline --log {log:q} map-sheet --config {params.config:q} --sheet {wildcards.sheet}"
+        "python -m pipeline --log {log:q} map-sheet --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"
+
+
+rule clean_map:
+    """Take the smallest parts out of the map of one sheet; asked for by the settings only."""
+    input:
+        paths.land_cover_map("{sheet}"),
+    output:
+        paths.cleaned_map("{sheet}"),
+    log:
+        paths.log("clean_map", "{sheet}"),
+    benchmark:
+        paths.benchmark("clean_map", "{sheet}")
+    params:
+        section=settings.cleaning.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=60,
+    shell:
+        "python -m pipeline --log {log:q} clean-map --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"
 
 
 rule change_map:
@@ -55,3 +80,34 @@ rule change_map:
     shell:
         "python -m pipeline --log {log:q} change-map --config {params.config:q} --place {wildcards.place} "
         "--before {wildcards.before} --after {wildcards.after} --threads {threads}"
+
+
+rule vector_map:
+    """Make polygons of the map of one sheet."""
+    input:
+        map=paths.delivered_map("{sheet}", settings.cleaning.asked),
+        confidence=paths.confidence("{sheet}") if settings.mapping.confidence else [],
+        orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
+        siose=lambda wildcards: (
+            [paths.proportions(wildcards.sheet), paths.polygon_index(wildcards.sheet)]
+            if settings.vectors.siose_shares and wildcards.sheet in LABELLED
+            else []
+        ),
+    output:
+        paths.vectors("{sheet}", settings.vectors.format),
+    log:
+        paths.log("vector_map", "{sheet}"),
+    benchmark:
+        paths.benchmark("vector_map", "{sheet}")
+    params:
+        section=settings.vectors.model_dump_json(),
+        config=paths.settings,
+    conda:
+        "../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
+        runtime=120,
+    shell:
+        "python -m pipeline --log {log:q} vector-map --config {params.config:q} --sheet {wildcards.sheet} "
+        "--threads {threads}"

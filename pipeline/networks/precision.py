@@ -35,13 +35,13 @@ def resolve_precision(precision: str, device: str | torch.device) -> Precision:
     if precision == "fp16":
         if kind == "cpu":
             raise SettingsError(
-                "training.precision: fp16 is for GPUs; this machine computes on its processor.",
+                "precision: fp16 is for GPUs; this machine computes on its processor.",
                 remedy="Write auto, bf16 or float32.",
             )
         return "fp16"
     if precision == "auto":
         return "bf16" if _has_bf16(kind) else "float32"
-    raise SettingsError(f"training.precision: {precision!r} is none of auto, float32, bf16, fp16.")
+    raise SettingsError(f"precision: {precision!r} is none of auto, float32, bf16, fp16.")
 
 
 def autocast(precision: Precision, device: str | torch.device) -> AbstractContextManager[object]:
