@@ -79,7 +79,13 @@ rule all:
         paths.report,
         paths.project,
         expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
+        expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS),
         [paths.change_map(*change) for change in CHANGES],
+        [
+            paths.vectors(sheet, settings.vectors.format)
+            for sheet in SHEETS
+            if settings.vectors.format != "none"
+        ],
 
 
 rule tuning:

@@ -97,8 +97,18 @@ def write_layer(
         promote_to_multi=True,
         VERSION="1.2",  # QGIS 3.22 warns of newer ones
     )
-    if style is None:
-        return
+    if style is not None:
+        store_style(path, layer, style)
+
+
+def store_style(path: Path, layer: str, style: str) -> None:
+    """Put the style of a layer into its GeoPackage, from where QGIS loads it by itself.
+
+    Args:
+        path: The GeoPackage; the geometry of its layers is ``geom``.
+        layer: Name of the layer.
+        style: QGIS style (QML).
+    """
     with closing(sqlite3.connect(path)) as base:
         base.execute(_STYLES)
         base.execute(
@@ -112,9 +122,10 @@ def write_layer(
             "SELECT 1 FROM gpkg_contents WHERE table_name = 'layer_styles'"
         ).fetchone()
         if not known:
+            # Its date is always the same, as that of the styles: so are the bytes of the file.
             base.execute(
-                "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
-                "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+                "INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change) "
+                "VALUES ('layer_styles', 'attributes', 'layer_styles', '2000-01-01T00:00:00.000Z')"
             )
         base.commit()
 
