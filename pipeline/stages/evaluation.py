@@ -27,9 +27,10 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
     parts = tiling.read_ground(paths.ground, classes, sheet)
     ground = [part.window for part in parts if part.split == "test"]
     total = ConfusionMatrix.empty(classes.names)
+    delivered = paths.delivered_map(sheet, run.settings.cleaning.asked)
     with (
         label_blocks(paths.label_raster(sheet), grid, classes) as reference,
-        class_raster(paths.land_cover_map(sheet), grid, classes) as mapped,
+        class_raster(delivered, grid, classes) as mapped,
     ):
         # Whole blocks of both: each is decoded once, also where ground ends inside of one.
         height = math.lcm(geotiff.BLOCK, mapped.block_height)
@@ -63,13 +64,14 @@ def report(run: Run) -> None:
     paths = run.paths
     blocks = run.settings.tiling.split == "blocks"
     text = run.settings.as_yaml()
-    data = evidence.report_data(paths, run.sheets, run.nomenclature, text, blocks)
+    cleaned = run.settings.cleaning.asked
+    data = evidence.report_data(paths, run.sheets, run.nomenclature, text, blocks, cleaned)
     matrix = data.matrix or ConfusionMatrix.empty(run.nomenclature.names)
     scores = matrix.scores()
     lines = [
         *reporting.summary(data, matrix, scores),
         f"Report: {paths.report}",
-        f"Maps: {paths.land_cover_map('*')}",
+        f"Maps: {paths.delivered_map('*', cleaned)}",
     ]
     outputs = (paths.report, paths.scores, paths.matrix, paths.matrix_picture, paths.summary)
     with published(*outputs) as (page, numbers, table, picture, brief):
