@@ -399,7 +399,7 @@ def blended(network: nn.Module, image: Image, window_px: int, overlap_px: int, c
             with torch.inference_mode():
                 logits = network(torch.from_numpy(pixels.astype(np.float32))[None])
                 found = logits.double().softmax(1)[0].numpy()
-            near = [np.minimum(i := np.arange(p.seen) + 0.5, p.seen - i) for p in (rows, cols)]
+            near = [np.minimum(i := np.arange(p.seen) + 0.5, p.seen - i) ** 4 for p in (rows, cols)]
             down = slice(max(0, rows.first), min(height, rows.behind))
             across = slice(max(0, cols.first), min(width, cols.behind))
             here = (

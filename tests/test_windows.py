@@ -61,8 +61,9 @@ def test_weights_grow_with_the_distance_to_the_edge() -> None:
     first, second = blend_weights(parts, 56)[:2]
     # Shared are the pixels 8 to 23: of the first window the last sixteen.
     assert parts[1].first == 8
-    np.testing.assert_allclose(first[16:], (np.arange(16)[::-1] + 0.5) / 16, rtol=1e-6)
-    np.testing.assert_allclose(second[:16], (np.arange(16) + 0.5) / 16, rtol=1e-6)
+    near, far = (np.arange(16) + 0.5) ** 4, (np.arange(16)[::-1] + 0.5) ** 4
+    np.testing.assert_allclose(first[16:], far / (near + far), rtol=1e-6)
+    np.testing.assert_allclose(second[:16], near / (near + far), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
