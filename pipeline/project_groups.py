@@ -96,7 +96,7 @@ def plain_group(
 
 
 def polygon_group(name: str, files: Iterable[tuple[str, Path]], paths: RunPaths) -> Group:
-    """Layers of GeoPackages, with the styles that are in them.
+    """Layers of GeoPackages, with the styles that are in them; the first of each file is checked.
 
     Args:
         name: Name of the group.
@@ -110,10 +110,11 @@ def polygon_group(name: str, files: Iterable[tuple[str, Path]], paths: RunPaths)
     for title, file in files:
         layers = [layer for layer in styled_layers(file) if layer.features]
         for layer in layers:
+            shown = layer is layers[0]
             source = f"{link(file, paths.project.parent)}|layername={layer.name}"
             called = title if len(layers) == 1 else f"{title}: {layer.name}"
             style = layer.style or "<qgis/>"
-            entries.append(ProjectLayer(called, source, layer.crs, style, "vector"))
+            entries.append(ProjectLayer(called, source, layer.crs, style, "vector", shown))
     return Group(name, entries)
 
 

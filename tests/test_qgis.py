@@ -34,6 +34,10 @@ SHEETS = {
 PIXELS = (300, 225)
 MOSAIC = (PIXELS[0], 2 * PIXELS[1])
 """Columns and rows of all sheets together: one lies below the other."""
+POLYGONS = {
+    "vectors": ("patches", "siose"), "checks": ("problems",), "problems": ("problems",)
+}  # fmt: skip
+"""Layers of the GeoPackages in each folder."""
 NAME = "a run & más"
 
 
@@ -96,6 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "probabilities": True, "entropy": True,
         },
         "cleaning": {"majority_px": 3, "min_area_m2": 4.0},
+        "vectors": {"format": "gpkg", "simplify_m": 0.5, "siose_shares": True},
     }  # fmt: skip
     run = Run(config.from_mapping(values, "test settings"))
     _untrained(run)
@@ -107,6 +112,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for sheet in run.sheets:
         stages.map_sheet(run, sheet)
         stages.clean_map(run, sheet)
+        stages.vector_map(run, sheet)
     for sheet in run.labelled_sheets:
         stages.error_raster(run, sheet)
     stages.change_map(run, "corner", "2010", "2017")
@@ -177,12 +183,14 @@ def seen(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         if path.suffix in (".tif", ".vrt") and ".polygons." not in path.name
     ]
     polygons = [
-        path
-        for part in ("vectors", "checks", "problems")
+        f"{path}|layername={layer}"
+        for part, layers in POLYGONS.items()
         for path in sorted((folder / part).glob("*.gpkg"))
+        for layer in layers
+        if layer != "siose" or path.stem in run.labelled_sheets
     ]
     drawn = tmp_path_factory.mktemp("pictures")
-    names = {str(path): str(path.relative_to(folder)) for path in (*rasters, *polygons)}
+    names = {str(file): str(file).removeprefix(f"{folder}/") for file in (*rasters, *polygons)}
     pictures = {path: drawn / f"{number}.png" for number, path in enumerate(names)}
     before = _files(folder)
     answer = _asked(
@@ -316,14 +324,36 @@ def test_changes_say_from_what_to_what(seen: Seen) -> None:
     assert len(drawn) > 1
 
 
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_patches_show_exactly_the_classes(seen: Seen, sheet: str) -> None:
+    layer = seen.layers[f"vectors/{sheet}.gpkg|layername=patches"]
+    assert (layer["valid"], layer["crs"], layer["errors"]) == (True, "EPSG:25830", [])
+    assert layer["renderer"] == "categorizedSymbol"
+    assert sorted(layer["classes"].values()) == sorted(seen.legend().values())
+    assert {"class", "area_m2", "confidence"} <= set(layer["fields"])
+    with rasterio.open(seen.run.paths.cleaned_map(sheet)) as raster:
+        bounds = raster.bounds
+    assert layer["extent"] == pytest.approx(list(bounds), abs=1.0)
+    assert layer["features"] > 1
+
+
+def test_siose_polygons_with_shares_open_styled(seen: Seen) -> None:
+    layer = seen.layers["vectors/0722-1.gpkg|layername=siose"]
+    assert (layer["valid"], layer["crs"], layer["errors"]) == (True, "EPSG:25830", [])
+    assert layer["features"] > 1
+    assert layer["renderer"] == "categorizedSymbol"
+    assert {label for label, _ in layer["classes"].values()} <= set(seen.run.nomenclature.names)
+
+
 def test_polygons_that_need_an_eye_are_named(seen: Seen) -> None:
-    layer = seen.layers["problems/0722-1.gpkg"]
+    layer = seen.layers["problems/0722-1.gpkg|layername=problems"]
     assert (layer["valid"], layer["features"], layer["crs"]) == (True, 2, "EPSG:25830")
     assert layer["classes"] == {
         kind: [KINDS[kind].name, KINDS[kind].color.lower()] for kind in ("cover", "overlap")
     }
     assert layer["errors"] == []
-    assert seen.layers["checks/0722-1.gpkg"]["valid"]  # nothing is wrong in it: it has no rows
+    checked = seen.layers["checks/0722-1.gpkg|layername=problems"]
+    assert (checked["valid"], checked["features"]) == (True, 0)  # the demo's are all right
 
 
 def test_nothing_is_written_beside_what_is_opened(seen: Seen) -> None:
@@ -358,6 +388,13 @@ def test_maps_are_seen_and_the_rest_waits_in_groups(seen: Seen) -> None:
     three = {**two, "0722-3-later (2017)*": None}
     assert _tree(seen.project["tree"]) == {
         "problems": {"0722-1, met by the run*": None},  # where there are any
+        "vectors": {
+            "0722-1: patches*": None,
+            "0722-1: siose": None,
+            "0722-3: patches*": None,
+            "0722-3: siose": None,
+            "0722-3-later*": None,
+        },
         "changes": {"corner, 2010 to 2017*": None},
         "errors": {"all sheets*": None, "sheets": two},
         "labels": {"all sheets*": None, "sheets": two},
@@ -392,8 +429,7 @@ def test_layers_of_the_project_look_like_the_files_by_themselves(seen: Seen) -> 
     looks = ("renderer", "classes", "stops", "alpha", "nodata", "bands")
     compared = 0
     for layer in seen.moved["layers"]:
-        source = layer["source"].split("|")[0]
-        place = str(Path(source).relative_to(seen.run.paths.run))
+        place = layer["source"].removeprefix(f"{seen.run.paths.run}/")
         if place in seen.layers:
             alone = seen.layers[place]
             assert {k: layer.get(k) for k in looks} == {k: alone.get(k) for k in looks}, place
