@@ -142,3 +142,36 @@ def test_a_real_qgis_shows_the_classes_by_itself(tmp_path: Path, shared_data: Pa
         env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_probability_is_shown_by_its_band_and_entropy_in_other_colours() -> None:
+    third = ET.fromstring(styles.probability_qml(3)).find("pipe/rasterrenderer")
+    entropy = ET.fromstring(styles.entropy_qml()).find("pipe/rasterrenderer")
+    assert third is not None
+    assert entropy is not None
+    assert (third.get("band"), entropy.get("band")) == ("3", "1")
+    for renderer in (third, entropy):
+        assert [item.get("value") for item in renderer.iter("item")] == [
+            "0",
+            "25",
+            "50",
+            "75",
+            "100",
+        ]
+    colors = [
+        [item.get("color") for item in renderer.iter("item")] for renderer in (third, entropy)
+    ]
+    assert not set(colors[0]) & set(colors[1])
+
+
+def test_an_orthophoto_is_shown_as_it_is() -> None:
+    renderer = ET.fromstring(styles.orthophoto_qml((4, 1, 2), 5)).find("pipe/rasterrenderer")
+    assert renderer is not None
+    shown = [renderer.get(f"{color}Band") for color in ("red", "green", "blue", "alpha")]
+    assert shown == ["4", "1", "2", "5"]
+    assert [node.text for node in renderer.iter("algorithm")] == ["NoEnhancement"] * 3
+    without = ET.fromstring(styles.orthophoto_qml((1, 2, 3))).find("pipe/rasterrenderer")
+    assert without is not None
+    assert without.get("alphaBand") == "-1"
+    with pytest.raises(ValueError, match="shorter"):
+        styles.orthophoto_qml((1, 2))
