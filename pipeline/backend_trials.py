@@ -119,7 +119,7 @@ def _trial(
 ) -> tuple[Trial, Tensor]:
     begun = time.perf_counter()
     chosen = backend_precision(backend, precision, images.device)
-    run = runner(backend, network, bands=images.shape[1], precision=chosen, device=images.device)
+    run = runner(backend, network, precision=chosen, device=images.device)
 
     def classes_of(number: int) -> Tensor:
         found = run(images[number : number + 1]).argmax(dim=1)

@@ -76,7 +76,6 @@ def runner(
     backend: str,
     network: nn.Module,
     *,
-    bands: int,
     precision: Precision,
     device: str | torch.device,
 ) -> Run:
@@ -85,7 +84,6 @@ def runner(
     Args:
         backend: One of :data:`BACKENDS`.
         network: Images ``(N, bands, H, W)`` to logits; it is not changed, and may be forgotten.
-        bands: Bands of the images.
         precision: As :func:`backend_precision` decided.
         device: Where the images will be.
 

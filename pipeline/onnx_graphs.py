@@ -21,6 +21,7 @@ from torch.onnx.errors import OnnxExporterError
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import SettingsError
+from pipeline.networks.patches import PatchConvolution
 
 OPSET = 17
 """Version of the operators; the newest that ONNX Runtime 1.17 reads in a file of IR 8."""
@@ -103,6 +104,10 @@ def missing(package: str, extra: str) -> SettingsError:
 class _Graph(nn.Module):
     def __init__(self, network: nn.Module, probabilities: bool) -> None:
         super().__init__()
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, PatchConvolution):
+                    setattr(parent, name, _Patches(child))
         self.network = network
         self.probabilities = probabilities
         self.equivalents = Equivalents()
@@ -111,6 +116,27 @@ class _Graph(nn.Module):
         with self.equivalents:
             logits: Tensor = self.network(images)
         return logits.softmax(dim=1) if self.probabilities else logits
+
+
+class _Patches(nn.Module):
+    """A convolution of patches as one of single pixels, which have the patch in their channels.
+
+    OpenVINO's bf16 kernels get the one wrong that torch's get wrong, and this one right.
+    """
+
+    def __init__(self, layer: PatchConvolution) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        layer = self.layer
+        side = layer.kernel_size[0]
+        plain = (side, side) == layer.kernel_size == layer.stride and layer.groups == 1
+        if not plain or layer.padding not in (0, (0, 0)):
+            return cast(Tensor, layer(images))
+        height, width = (length // side * side for length in _size(images))
+        folded = F.pixel_unshuffle(images[..., :height, :width], side)
+        return F.conv2d(folded, layer.weight.flatten(1)[..., None, None], layer.bias)
 
 
 class Equivalents(TorchFunctionMode):

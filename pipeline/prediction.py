@@ -138,11 +138,10 @@ class Predictor:
         if self._runners is None:
             self._runners = [
                 backends.runner(
-                    self._backend, m.network, bands=self.bands, precision=self.precision,
-                    device=self.device,
+                    self._backend, m.network, precision=self.precision, device=self.device
                 )
                 for m in self._members
-            ]  # fmt: skip
+            ]
         kept = kept or [(slice(None), slice(None))] * len(images)
         totals: list[Tensor] = []
         try:

@@ -275,7 +275,7 @@ def test_deepness_gives_a_real_scene_the_classes_that_we_give_it(
     files = [str(tmp_path / file) for file in ("model.onnx", "tiles.npy", "classes.npy")]
     subprocess.run([plugin_s_python, str(script), *files], check=True, capture_output=True)
     found = np.load(tmp_path / "classes.npy")
-    run = runner("torch", network, bands=3, precision="float32", device="cpu")
+    run = runner("torch", network, precision="float32", device="cpu")
     probabilities = run(images).softmax(dim=1)
     expected = probabilities.argmax(dim=1).numpy()
     assert (np.bincount(expected.ravel(), minlength=CLASSES) > 500).sum() >= 3
