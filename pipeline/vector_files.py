@@ -19,8 +19,10 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from pipeline.errors import OutputError
 from pipeline.geopackage import categories_qml, store_style
 from pipeline.nomenclature import IGNORE
+from pipeline.publication import unwritable
 from pipeline.vectors import PatchBatch
 
 Suffix = Literal["gpkg", "parquet"]
@@ -142,21 +144,41 @@ def write_geopackage(
         layer: Name of the layer.
         crs: Coordinate reference system.
         style: QGIS style (QML).
+
+    Raises:
+        OutputError: If it cannot be written. What ``rows`` raises is raised as it is.
     """
-    with _dated():
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, rows),
-            draft,
-            layer=layer,
-            driver="GPKG",
-            geometry_name=_GEOMETRY,
-            geometry_type=_kind(schema),
-            crs=crs,
-            append=draft.exists(),
-            layer_options={"GEOMETRY_NAME": _GEOMETRY},
-            # QGIS 3.22 warns of newer ones
-            dataset_options=None if draft.exists() else {"VERSION": "1.2"},
-        )
+    failures: list[BaseException] = []
+
+    def passed() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from rows
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    there = draft.exists()
+    try:
+        with _dated():
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, passed()),
+                draft,
+                layer=layer,
+                driver="GPKG",
+                geometry_name=_GEOMETRY,
+                geometry_type=_kind(schema),
+                crs=crs,
+                append=there,
+                layer_options={"GEOMETRY_NAME": _GEOMETRY},
+                # QGIS 3.22 warns of newer ones
+                dataset_options=None if there else {"VERSION": "1.2"},
+            )
+    except RuntimeError as error:
+        if failures:  # on its way through Arrow it became another one
+            raise failures[0] from None
+        told = unwritable(draft)
+        what = f"{draft.parent}: the layer {layer} cannot be written ({error})."
+        raise OutputError(what, told.items, told.remedy) from error
     store_style(draft, layer, style)
 
 

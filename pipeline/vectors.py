@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,7 @@ def patch_batches(
     runs = np.cumsum(patches.runs)
     bucket = (runs - 1) // max(_RUNS, -(-int(runs[-1]) // _FILES))
     _, bucket = np.unique(bucket, return_inverse=True)
-    files = [folder / f"{number}.npy" for number in range(int(bucket[-1]) + 1)]
+    files = [folder / f"{number}.sides" for number in range(int(bucket[-1]) + 1)]
     _put_away(source, patches, bucket, files, simplify_m, threads, window, advance)
     for number, file in enumerate(files):
         first, end = np.searchsorted(bucket, [number, number + 1])
@@ -222,21 +222,39 @@ def _put_away(
             sides = Sides.joined(parts)
             of_file = bucket[sides.patch]
             for number in np.unique(of_file):
-                chosen = sides[np.flatnonzero(of_file == number)]
-                for name in _COLUMNS:
-                    np.save(targets[number], getattr(chosen, name), allow_pickle=False)
+                _put(sides[np.flatnonzero(of_file == number)], targets[number])
             advance(window.pixels)
 
 
-_COLUMNS = ("patch", "points", "counts", "begins", "ends", "joint")
+_COLUMNS = {
+    "patch": np.int64,
+    "points": np.int32,
+    "counts": np.int64,
+    "begins": np.uint8,
+    "ends": np.uint8,
+    "joint": np.bool_,
+}
 
 
-def _taken(file: Path) -> Sides:
+def _put(sides: Sides, file: BinaryIO) -> None:
+    """Append sides to a file: their number, that of their points, and the columns."""
+    # Not NumPy's own format: its errors do not say that the disk is full.
+    file.write(np.array([len(sides.patch), len(sides.points)]).tobytes())
+    for name, kind in _COLUMNS.items():
+        file.write(getattr(sides, name).astype(kind).tobytes())
+
+
+def _taken(path: Path) -> Sides:
+    """All sides of a file."""
     parts = []
-    with file.open("rb") as source:
-        size = file.stat().st_size
-        while source.tell() < size:
-            parts.append(Sides(*(np.load(source, allow_pickle=False) for _ in _COLUMNS)))
+    with path.open("rb") as file:
+        while len(head := np.fromfile(file, np.int64, 2)):
+            columns: list[NDArray[Any]] = [
+                np.fromfile(file, kind, head[1] * 2 if name == "points" else head[0])
+                for name, kind in _COLUMNS.items()
+            ]
+            columns[1] = columns[1].reshape(-1, 2)
+            parts.append(Sides(*columns))
     return Sides.joined(parts)
 
 

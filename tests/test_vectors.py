@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,10 +24,10 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon, box
 from typer.testing import CliRunner
 
-from pipeline import cli, geotiff, siose_shares, styles, vector_files, vectors
+from pipeline import cli, config, demo, geotiff, siose_shares, stages, styles, vector_files, vectors
 from pipeline.arc_simplification import check_geos
-from pipeline.class_rasters import sidecars
-from pipeline.errors import InputError
+from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
+from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.proportions import Proportions
 from pipeline.vectors import ClassMap, PatchBatch, patch_batches
@@ -64,10 +65,8 @@ def blobs(seed: int, rows: int, cols: int, classes: int, smooth: int = 2) -> NDA
     field = rng.random((rows, cols))
     for _step in range(smooth):
         wide = np.pad(field, 1, mode="edge")
-        parts: list[Polygon | MultiPolygon] = [
-            wide[i : i + rows, j : j + cols] for i in range(3) for j in range(3)
-        ]
-        field = np.mean(parts, axis=0)
+        near = [wide[i : i + rows, j : j + cols] for i in range(3) for j in range(3)]
+        field = np.mean(near, axis=0)
     found = (field.ravel().argsort().argsort().reshape(field.shape) * classes) // field.size
     found[rng.random((rows, cols)) < 0.02] = _
     found[: rows // 5, : cols // 4] = _
@@ -497,3 +496,141 @@ def test_an_index_of_other_polygons_is_refused() -> None:
         siose_shares.count_polygons(
             map_of(classes), lambda window: np.full((2, 2), 5, np.uint32), 3
         )
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+SHEET = next(iter(demo.SHEETS))
+
+
+@pytest.fixture(scope="module")
+def province(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with a sheet whose map says what the labels say."""
+    folder = tmp_path_factory.mktemp("province")
+    demo.write_demo(folder / "data")
+    ortho, base = folder / "data" / f"{SHEET}.tif", folder / "data" / demo.BASE
+    rows = ["sheet,orthophoto,siose,split", f"{SHEET},{ortho},{base},test", f"far,{ortho},,map"]
+    (folder / "sheets.csv").write_text("\n".join(rows), "utf-8")
+    opened = run_of(folder)
+    stages.class_proportions(opened, SHEET)
+    stages.label_raster(opened, SHEET)
+    paths, grid = opened.paths, geotiff.read_grid(ortho)
+    tags = {NOMENCLATURE_TAG: opened.nomenclature.fingerprint}
+    with geotiff.RasterReader(paths.label_raster(SHEET)) as labels:
+        classes = labels.read_band(grid.window)
+    for sheet in (SHEET, "far"):
+        paths.land_cover_map(sheet).parent.mkdir(exist_ok=True)
+        with geotiff.RasterWriter(
+            paths.land_cover_map(sheet), grid, "uint8", _, opened.nomenclature.colors, tags
+        ) as raster:
+            raster.write(grid.window, classes)
+        with geotiff.RasterWriter(paths.confidence(sheet), grid, "uint8", _) as raster:
+            raster.write(grid.window, np.where(classes == _, classes, 60))
+    return folder
+
+
+def run_of(folder: Path, **given: object) -> stages.Run:
+    values = {
+        "run": str(folder / "run"),
+        "sheets": str(folder / "sheets.csv"),
+        "nomenclature": str(Path(__file__).parents[1] / "configs" / "nomenclatures" / "demo.yaml"),
+        "vectors": given,
+    }
+    return stages.Run(config.from_mapping(values, "test settings"))
+
+
+def test_a_run_writes_patches_and_what_is_mapped_in_siose_polygons(province: Path) -> None:
+    run = run_of(province, format="gpkg", siose_shares=True, simplify_m=1.0)
+    stages.vector_map(run, SHEET, threads=2)
+    out = run.paths.vectors(SHEET, "gpkg")
+    frame = geopandas.read_file(out, layer="siose")
+    before = geopandas.read_parquet(run.paths.proportions(SHEET))
+    assert frame["polygon_id"].tolist() == before["polygon_id"].tolist()
+    assert frame.geometry.geom_equals(before.geometry).all()
+    names = run.nomenclature.names
+    mapped = frame[[f"mapped_{name}" for name in names]].to_numpy()
+    there = frame["pixels"] > 0
+    # What is labelled is of one class a polygon: the one that SIOSE has most of.
+    np.testing.assert_allclose(mapped[there].max(axis=1), 1)
+    shares = before[[f"share_{name}" for name in names]].to_numpy()
+    assert (mapped[there].argmax(axis=1) == shares[there].argmax(axis=1)).all()
+    assert frame["name"][there].tolist() == [names[i] for i in shares[there].argmax(axis=1)]
+    assert (frame["confidence"][there] == 60).all()
+    patches = geopandas.read_file(out, layer="patches")
+    assert patches["pixels"].sum() == frame["pixels"].sum()
+    with closing(sqlite3.connect(out)) as base:
+        styled = base.execute("SELECT f_table_name FROM layer_styles ORDER BY id").fetchall()
+    assert styled == [("patches",), ("siose",)]
+
+
+def test_a_sheet_without_labels_has_patches_alone(province: Path) -> None:
+    run = run_of(province, format="gpkg", siose_shares=True)
+    stages.vector_map(run, "far")
+    layers = geopandas.list_layers(run.paths.vectors("far", "gpkg"))["name"].tolist()
+    assert layers == ["patches", "layer_styles"]
+
+
+def test_geoparquet_of_a_run_and_nothing_of_earlier_settings(province: Path) -> None:
+    run = run_of(province, format="parquet", siose_shares=True)
+    stages.vector_map(run, SHEET)
+    out = run.paths.vectors(SHEET, "parquet")
+    names = {f"{SHEET}{end}" for end in (".parquet", ".qml", ".siose.parquet", ".siose.qml")}
+    assert names <= {path.name for path in out.parent.iterdir()}
+    assert len(geopandas.read_parquet(out.with_suffix(".siose.parquet"))) > 10
+    stages.vector_map(run_of(province, format="parquet"), SHEET)
+    assert not out.with_suffix(".siose.parquet").exists()
+    assert not out.with_suffix(".siose.qml").exists()
+    assert out.exists()
+
+
+def test_no_polygons_are_made_unless_asked_for(province: Path) -> None:
+    with pytest.raises(SettingsError, match="no polygons are asked for"):
+        stages.vector_map(run_of(province), SHEET)
+
+
+def test_a_job_that_ends_by_an_error_leaves_nothing(
+    class_map: tuple[Path, Path, NDArray[np.uint8]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, _sure, _classes = class_map
+    for error in (KeyboardInterrupt(), InputError("that")):
+        for name in ("map.gpkg", "map.parquet"):
+
+            def broken(*_given: object, wrong: BaseException = error) -> None:
+                raise wrong
+
+            monkeypatch.setattr(vectors, "polygons", broken)
+            out = tmp_path / "out" / name
+            with pytest.raises(type(error)):
+                stages.vector_raster(path, out)
+            assert not list(out.parent.iterdir())
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from pipeline import stages
+from pipeline.errors import OutputError
+
+stages.vector_raster(Path(sys.argv[1]), Path(sys.argv[2]))  # loads all that has files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    stages.vector_raster(Path(sys.argv[1]), Path(sys.argv[2]))
+except OutputError as error:
+    print(error)
+    sys.exit(77)
+"""
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(
+    class_map: tuple[Path, Path, NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "map.gpkg"
+    command = [sys.executable, "-c", FULL, str(class_map[0]), str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 77, done.stdout + done.stderr
+    assert "cannot be written" in done.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["map.gpkg"]
+    assert len(geopandas.read_file(out, layer="patches")) > 10
