@@ -16,12 +16,14 @@ import argparse
 import time
 from pathlib import Path
 
+from pipeline.sections import MappingSettings
 from tests.benchmarks import full_sheet, harness
 from tests.benchmarks.harness import Comparison, Prepared, Run, Setup
 from tests.benchmarks.machine import ROOT
 
 SIZE = (10_752, 9_728)
 BAR, PEER_BAR, MEMORY_BAR = 1.05, 0.4, 1.05
+WINDOWS = MappingSettings()
 NETWORK, ENCODER, CLASSES = "unet", "resnet34", 5
 
 _KEPT = 16  # windows in memory for `forward`: the caches hold none of them
@@ -55,12 +57,13 @@ class Maps:
         if setup.peers is None:
             missing["torchgeo"] = "no environment of peers (PEERS=)"
         else:
-            rows = max(512, round(size[1] * setup.peer_share))
+            rows = max(WINDOWS.window_px, round(size[1] * setup.peer_share))
             runs["torchgeo"] = Run(
                 (
                     str(setup.peers), str(ROOT / "tests" / "benchmarks" / "torchgeo_peer.py"),
                     "map", "--image", str(sheet), "--model", str(model), "--rows", str(rows),
-                    "--workers", str(setup.threads),
+                    "--workers", str(setup.threads), "--size", str(WINDOWS.window_px),
+                    "--shared", str(WINDOWS.overlap_px),
                 ),
                 inside=True, reads=(sheet,),
             )  # fmt: skip
@@ -114,7 +117,6 @@ def mapped(given: argparse.Namespace) -> float:
     """Map the sheet as a run does; returns the seconds."""
     from pipeline import geotiff
     from pipeline.imagery import SheetImagery
-    from pipeline.sections import MappingSettings
     from pipeline.stages.mapping import map_imagery
 
     began = time.perf_counter()
@@ -142,7 +144,6 @@ def forward(given: argparse.Namespace) -> float:
     from pipeline import backends, checkpoint, geotiff, mapping
     from pipeline.grid import Window
     from pipeline.imagery import SheetImagery
-    from pipeline.sections import MappingSettings
     from pipeline.windows import axis_parts
 
     settings = MappingSettings()
@@ -151,9 +152,7 @@ def forward(given: argparse.Namespace) -> float:
     network, card = checkpoint.load(given.model)
     device = mapping.best_device()
     precision = backends.backend_precision(settings.backend, settings.precision, device)
-    run = backends.runner(
-        settings.backend, network.to(device), bands=card.bands, precision=precision, device=device
-    )
+    run = backends.runner(settings.backend, network.to(device), precision=precision, device=device)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (card.mean, card.std))
     rng = np.random.default_rng(0)
     windows = []

@@ -35,7 +35,6 @@ from torchgeo.samplers import (  # type: ignore[import-not-found]
 )
 
 TILE = 256
-WINDOW, SHARED = 512, 128
 
 
 class Labels(RasterDataset):  # type: ignore[misc]
@@ -99,7 +98,8 @@ def maps(data: Any, given: argparse.Namespace) -> int:
 
     with safe_open(given.model, framework="pt") as file:
         card = json.loads(file.metadata()["tesela"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = file.keys()
+        weights = {name.removeprefix("network."): file.get_tensor(name) for name in names}
     network = smp.create_model(
         card["network"], card["encoder"], encoder_weights=None, in_channels=card["bands"],
         classes=len(card["classes"]),
@@ -109,20 +109,20 @@ def maps(data: Any, given: argparse.Namespace) -> int:
     left, bottom, right, top = data.index.total_bounds
     bottom = max(bottom, top - given.rows * data.res[1])
     rows, cols = round((top - bottom) / data.res[1]), round((right - left) / data.res[0])
-    found = np.zeros((rows + WINDOW, cols + WINDOW), np.uint8)
+    found = np.zeros((rows + given.size, cols + given.size), np.uint8)
     part = shapely.box(left, bottom, right, top)
-    sampler = GridGeoSampler(data, size=WINDOW, stride=WINDOW - SHARED, roi=part)
+    sampler = GridGeoSampler(data, size=given.size, stride=given.size - given.shared, roi=part)
     loader = DataLoader(
         data, batch_size=1, sampler=sampler, num_workers=given.workers, collate_fn=list
     )
-    cut = SHARED // 2
+    cut = given.shared // 2
     with torch.inference_mode():
         for (sample,) in loader:
             ids = network((sample["image"][None].float() - mean) / std).argmax(1)[0].numpy()
             x, y, _ = sample["bounds"]
             col, row = round((x.start - left) / data.res[0]), round((top - y.stop) / data.res[1])
             inner = ids[cut:-cut, cut:-cut]
-            found[row + cut : row + WINDOW - cut, col + cut : col + WINDOW - cut] = inner
+            found[row + cut : row + given.size - cut, col + cut : col + given.size - cut] = inner
     return rows * cols
 
 
@@ -137,6 +137,8 @@ def main() -> None:
     arguments.add_argument("--out", type=Path)
     arguments.add_argument("--rows", type=int, default=10**9)
     arguments.add_argument("--batch", type=int, default=32)
+    arguments.add_argument("--size", type=int, default=1024)
+    arguments.add_argument("--shared", type=int, default=256)
     arguments.add_argument("--items", type=int, default=1000)
     given = arguments.parse_args()
     warnings.simplefilter("ignore")
