@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ ENOUGH = 0.99
 
 _PLACES = (0.5, 0.2, 0.8)
 _LEAST_RUNS = 3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def tried(network: nn.Module, images: Tensor, *, seconds: float) -> Iterator[Tri
     expected: Tensor | None = None
     for backend in BACKENDS:
         for precision in ("float32", "bf16", *(["fp16"] if images.is_cuda else [])):
+            log.info("%s in %s ...", backend, precision)
             try:
                 trial, found = _trial(network, images, backend, precision, seconds, expected)
             except SettingsError as error:
