@@ -109,20 +109,22 @@ def maps(data: Any, given: argparse.Namespace) -> int:
     left, bottom, right, top = data.index.total_bounds
     bottom = max(bottom, top - given.rows * data.res[1])
     rows, cols = round((top - bottom) / data.res[1]), round((right - left) / data.res[0])
-    found = np.zeros((rows + given.size, cols + given.size), np.uint8)
+    # The sampler begins at the lower left: its windows reach over the other edges.
+    size, cut = given.size, given.shared // 2
+    found = np.zeros((rows + 2 * size, cols + 2 * size), np.uint8)
     part = shapely.box(left, bottom, right, top)
     sampler = GridGeoSampler(data, size=given.size, stride=given.size - given.shared, roi=part)
     loader = DataLoader(
         data, batch_size=1, sampler=sampler, num_workers=given.workers, collate_fn=list
     )
-    cut = given.shared // 2
     with torch.inference_mode():
         for (sample,) in loader:
             ids = network((sample["image"][None].float() - mean) / std).argmax(1)[0].numpy()
             x, y, _ = sample["bounds"]
             col, row = round((x.start - left) / data.res[0]), round((top - y.stop) / data.res[1])
+            row, col = row + size + cut, col + size + cut
             inner = ids[cut:-cut, cut:-cut]
-            found[row + cut : row + given.size - cut, col + cut : col + given.size - cut] = inner
+            found[row : row + len(inner), col : col + len(inner)] = inner
     return rows * cols
 
 
