@@ -108,7 +108,9 @@ def maps(data: Any, given: argparse.Namespace) -> int:
     mean, std = (torch.tensor(card[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
     left, bottom, right, top = data.index.total_bounds
     bottom = max(bottom, top - given.rows * data.res[1])
-    rows, cols = round((top - bottom) / data.res[1]), round((right - left) / data.res[0])
+    across, down = data.res
+    rows: int = round((top - bottom) / down)
+    cols: int = round((right - left) / across)
     # The sampler begins at the lower left: its windows reach over the other edges.
     size, cut = given.size, given.shared // 2
     found = np.zeros((rows + 2 * size, cols + 2 * size), np.uint8)
