@@ -167,26 +167,30 @@ def recommended(trials: Iterable[Trial]) -> str:
 
 def table(trials: Sequence[Trial]) -> Table:
     """The trials for the terminal."""
+    skipped = [f"Not tried, {t.backend} in {t.precision}: {t.skipped}" for t in trials if t.skipped]
     shown = Table(
         title=f"Back ends on {torch.get_num_threads()} threads",
         title_justify="left",
-        caption="Start: seconds before the first window. Same class: share of the pixels that get "
-        "the class of torch in float32, of a window of noise and of the orthophoto's.",
+        caption="\n".join(
+            [
+                "Start: seconds before the first window. Noise, orthophoto: share of the pixels that "
+                "get the class of torch in float32.",
+                *skipped,
+            ]
+        ),
         caption_justify="left",
     )
     shown.add_column("back end", no_wrap=True)
     shown.add_column("precision", no_wrap=True)
     for heading in ("Mpx/s", "start", "noise", "orthophoto"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("")
     for trial in trials:
         if trial.skipped:
-            shown.add_row(trial.backend, trial.precision, "", "", "", "", trial.skipped)
             continue
         real = "" if trial.real is None else f"{100 * trial.real:.2f} %"
         shown.add_row(
             trial.backend, trial.precision, f"{trial.speed:.2f}", f"{trial.start:.1f}",
-            f"{100 * trial.noise:.2f} %", real, "",
+            f"{100 * trial.noise:.2f} %", real,
         )  # fmt: skip
     return shown
 

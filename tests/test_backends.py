@@ -195,7 +195,9 @@ def test_trials_compare_with_torch_in_float32(
         if not trial.skipped:
             assert trial.agreement > 0.97
             assert trial.speed > 0
-    assert table(trials).row_count == 6
+    shown = table(trials)
+    assert shown.row_count == 5
+    assert "Not tried, onnxruntime in bf16: mapping.precision: bf16" in str(shown.caption)
 
 
 def test_the_recommended_back_end_is_the_soonest_of_those_that_agree() -> None:
