@@ -173,8 +173,8 @@ def table(trials: Sequence[Trial]) -> Table:
         title_justify="left",
         caption="\n".join(
             [
-                "Start: seconds before the first window. Noise, orthophoto: share of the pixels that "
-                "get the class of torch in float32.",
+                "Start: seconds before the first window. Noise, orthophoto: share of the pixels "
+                "that get the class of torch in float32.",
                 *skipped,
             ]
         ),
