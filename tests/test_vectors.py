@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon, box
 from typer.testing import CliRunner
 
-from pipeline import cli, config, demo, geotiff, siose_shares, stages, styles, vector_files, vectors
+from pipeline import (
+    cli,
+    config,
+    geotiff,
+    siose,
+    siose_shares,
+    stages,
+    styles,
+    vector_files,
+    vectors,
+)
 from pipeline.arc_simplification import check_geos
 from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
 from pipeline.errors import InputError, SettingsError
@@ -128,7 +138,7 @@ def test_polygons_burnt_back_are_the_map(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 16, 40])
 def test_windows_and_threads_change_nothing(tmp_path: Path, size: int) -> None:
-    classes = blobs(7, 40, 53, 3, smooth=1)
+    classes = blobs(7, 27, 33, 3, smooth=1)
     one, whole = polygons_of(map_of(classes), tmp_path, window=100)
     many, parts = polygons_of(map_of(classes), tmp_path, window=size, threads=3)
     assert shapely.to_wkb(many).tolist() == shapely.to_wkb(one).tolist()
@@ -500,32 +510,62 @@ def test_an_index_of_other_polygons_is_refused() -> None:
 
 # --- a run ---------------------------------------------------------------------------------------
 
-SHEET = next(iter(demo.SHEETS))
+SHEET = "hill"
+NOMENCLATURE = """
+classes:
+  - {name: forest, covers: [CNF], color: "#109C69"}
+  - {name: crops, covers: [CHE], color: "#E6AA5A"}
+  - {name: water, covers: [AEM], color: "#0000FF"}
+"""
 
 
 @pytest.fixture(scope="module")
 def province(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run with a sheet whose map says what the labels say."""
+    """Folder of a run: the map has the class that SIOSE has most of in each of 48 squares."""
     folder = tmp_path_factory.mktemp("province")
-    demo.write_demo(folder / "data")
-    ortho, base = folder / "data" / f"{SHEET}.tif", folder / "data" / demo.BASE
-    rows = ["sheet,orthophoto,siose,split", f"{SHEET},{ortho},{base},test", f"far,{ortho},,map"]
-    (folder / "sheets.csv").write_text("\n".join(rows), "utf-8")
+    rows, cols = np.indices((60, 80)) // 10
+    index = (rows * 8 + cols + 1).astype(np.uint32)
+    classes = np.where(index == 48, _, index % 3).astype(np.uint8)
+    grid = grid_of(classes)
+    ortho = folder / "hill.tif"
+    with geotiff.RasterWriter(ortho, grid, "uint8", _) as raster:  # its grid is all that is asked
+        raster.write(grid.window, classes)
+    (folder / "classes.yaml").write_text(NOMENCLATURE, "utf-8")
+    lines = ["sheet,orthophoto,siose,split", f"{SHEET},{ortho},{ortho},test", f"far,{ortho},,map"]
+    (folder / "sheets.csv").write_text("\n".join(lines), "utf-8")
     opened = run_of(folder)
-    stages.class_proportions(opened, SHEET)
-    stages.label_raster(opened, SHEET)
-    paths, grid = opened.paths, geotiff.read_grid(ortho)
-    tags = {NOMENCLATURE_TAG: opened.nomenclature.fingerprint}
-    with geotiff.RasterReader(paths.label_raster(SHEET)) as labels:
-        classes = labels.read_band(grid.window)
+    paths, known = opened.paths, opened.nomenclature
+    tags = {NOMENCLATURE_TAG: known.fingerprint}
     for sheet in (SHEET, "far"):
-        paths.land_cover_map(sheet).parent.mkdir(exist_ok=True)
-        with geotiff.RasterWriter(
-            paths.land_cover_map(sheet), grid, "uint8", _, opened.nomenclature.colors, tags
-        ) as raster:
+        place = paths.land_cover_map(sheet)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with geotiff.RasterWriter(place, grid, "uint8", _, known.colors, tags) as raster:
             raster.write(grid.window, classes)
         with geotiff.RasterWriter(paths.confidence(sheet), grid, "uint8", _) as raster:
-            raster.write(grid.window, np.where(classes == _, classes, 60))
+            raster.write(grid.window, np.where(classes == _, classes, 60).astype(np.uint8))
+    paths.polygon_index(SHEET).parent.mkdir()
+    with geotiff.RasterWriter(paths.polygon_index(SHEET), grid, "uint32", 0) as raster:
+        raster.write(grid.window, index)
+    numbers = np.arange(48)
+    shares = np.full((48, 3), 0.1)
+    shares[numbers, (numbers + 1) % 3] = 0.7
+    frame = geopandas.GeoDataFrame(
+        {
+            "polygon_id": [f"p{number}" for number in numbers],
+            "label": "70CNF_30CHE",
+            **{f"share_{name}": shares[:, k] for k, name in enumerate(known.names)},
+            "share_unmapped": 0.1,
+            "source": "label",
+            "reason": "",
+        },
+        geometry=[
+            box(*grid.bounds_of(Window(number % 8 * 10, number // 8 * 10, 10, 10)))
+            for number in numbers.tolist()
+        ],
+        crs=grid.crs,
+    )
+    paths.proportions(SHEET).parent.mkdir()
+    siose.write_proportions(frame, paths.proportions(SHEET), known.fingerprint)
     return folder
 
 
@@ -533,7 +573,7 @@ def run_of(folder: Path, **given: object) -> stages.Run:
     values = {
         "run": str(folder / "run"),
         "sheets": str(folder / "sheets.csv"),
-        "nomenclature": str(Path(__file__).parents[1] / "configs" / "nomenclatures" / "demo.yaml"),
+        "nomenclature": str(folder / "classes.yaml"),
         "vectors": given,
     }
     return stages.Run(config.from_mapping(values, "test settings"))
@@ -550,7 +590,7 @@ def test_a_run_writes_patches_and_what_is_mapped_in_siose_polygons(province: Pat
     names = run.nomenclature.names
     mapped = frame[[f"mapped_{name}" for name in names]].to_numpy()
     there = frame["pixels"] > 0
-    # What is labelled is of one class a polygon: the one that SIOSE has most of.
+    assert frame["pixels"].tolist() == [100] * 47 + [0]
     np.testing.assert_allclose(mapped[there].max(axis=1), 1)
     shares = before[[f"share_{name}" for name in names]].to_numpy()
     assert (mapped[there].argmax(axis=1) == shares[there].argmax(axis=1)).all()
