@@ -182,7 +182,7 @@ def backends(
     orthophoto: Annotated[
         Path | None, typer.Option("--orthophoto", help="Compare on windows of it, too.")
     ] = None,
-    window: Annotated[int, typer.Option(min=32, help="As `mapping.window_px`.")] = 512,
+    window: Annotated[int, typer.Option(min=32, help="As `mapping.window_px`.")] = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="How long to measure each.")] = 10,
 ) -> None:
     """Measure which `mapping.backend` and `mapping.precision` is the fastest here, with a model.

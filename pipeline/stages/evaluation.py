@@ -72,6 +72,7 @@ def report(run: Run) -> None:
         *reporting.summary(data, matrix, scores),
         f"Report: {paths.report}",
         f"Maps: {paths.delivered_map('*', cleaned)}",
+        f"QGIS project: {paths.project}",
     ]
     outputs = (paths.report, paths.scores, paths.matrix, paths.matrix_picture, paths.summary)
     with published(*outputs) as (page, numbers, table, picture, brief):
