@@ -79,9 +79,13 @@ class StoredRow:
         return content if xxhash.xxh3_128_hexdigest(content) == checksum else None
 
 
-def lost(path: Path) -> OutputError:
+class LostRowsError(OutputError):
+    """What a store had written is no longer there."""
+
+
+def lost(path: Path) -> LostRowsError:
     """The error of a file that is no longer what it was when the store was opened."""
-    return OutputError(
+    return LostRowsError(
         f"{path}: was lost or damaged after it had been stored.",
         remedy="Start again: what is whole is taken up, the rest is made anew. The disk may be "
         "failing, or another copy of the job has ended meanwhile and removed it.",

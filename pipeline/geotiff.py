@@ -116,6 +116,17 @@ def read_orthophoto(path: Path) -> Orthophoto:
         )
 
 
+def source_files(path: Path) -> tuple[Path, ...]:
+    """All plain files that a raster is read from: itself, masks beside it, parts of a mosaic.
+
+    Raises:
+        InputError: If it cannot be opened.
+    """
+    with _opened(path) as source:
+        beside = {Path(part) for part in source.files if not re.match(r"/vsi|\w{2,}:", part)}
+        return (path, *sorted(part for part in beside - {path} if part.is_file()))
+
+
 def read_grid(path: Path) -> PixelGrid:
     """Pixel grid of any raster.
 
@@ -581,7 +592,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - rasterio ships no types
     if not there:
         raise InputError(
             f"{path}: there is no such file.",
-            remedy="Check the name in the sheets table, or run the step that makes it.",
+            remedy="Check the name, or run the step that makes it.",
         )
     try:
         # sharing=False: a shared dataset would hand two threads the same GDAL handle.

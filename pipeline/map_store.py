@@ -172,7 +172,7 @@ class MapStore:
 
     def _remove_others(self) -> None:
         for path in self._folder.glob("*"):
-            if not path.name.lstrip(".").startswith(self._key):
+            if path.is_file() and not path.name.lstrip(".").startswith(self._key):
                 path.unlink(missing_ok=True)
 
     def _taken_up(self) -> bool:
@@ -218,7 +218,11 @@ class MapStore:
         for name, buffer in self._buffers.items():
             histogram, parts = self._compressed(self._layers[name], buffer[:, : self._filled])
             belongs = f"{self._key} {name} {self._rows}"
-            write_row(self._path(name, self._rows), belongs, histogram, parts)
+            path = self._path(name, self._rows)
+            try:
+                write_row(path, belongs, histogram, parts)
+            except FileNotFoundError as error:  # the folder was removed under it
+                raise lost(path) from error
             self._histograms[name] += histogram
         self._rows, self._filled = self._rows + 1, 0
 

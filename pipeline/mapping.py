@@ -7,7 +7,7 @@ writes them meanwhile. On a GPU the next windows go over while the last ones are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def predicted_bands(
     block_height: int = 512,
     threads: int = 1,
     advance: Callable[[int], None] | None = None,
-) -> Iterator[MappedBand]:
+) -> Generator[MappedBand, None, None]:
     """Map a sheet, top to bottom, each pixel once.
 
     The network sees windows of ``window_px``; neighbours share ``overlap_px``. With ``crop`` each
@@ -101,18 +101,18 @@ def predicted_bands(
     return sheet.bands(read, first_row, block_height, threads, advance or _silent)
 
 
-def sample_window(read: Read, grid: PixelGrid, settings: MappingSettings) -> Window | None:
+def sample_window(read: Read, region: Window, settings: MappingSettings) -> Window | None:
     """A window of the size that the network will see with much valid ground, to try things on.
 
-    Of nine places spread over the sheet, the middle one first, it is the first that is all valid,
+    Of nine places spread over the region, the middle one first, it is the first that is all valid,
     or the most valid one; None where all of them are without data.
     """
     size = settings.window_px
-    width, height = min(size, grid.width), min(size, grid.height)
+    width, height = min(size, region.width), min(size, region.height)
     best: tuple[int, Window | None] = (0, None)
     for down, across in ((2, 2), (1, 1), (3, 3), (1, 3), (3, 1), (2, 1), (2, 3), (1, 2), (3, 2)):
-        col = (grid.width - width) * across // 4
-        row = (grid.height - height) * down // 4
+        col = region.col + (region.width - width) * across // 4
+        row = region.row + (region.height - height) * down // 4
         window = Window(col, row, width, height)
         known = int(np.count_nonzero(read(window)[1]))
         if known > best[0]:
@@ -168,7 +168,7 @@ class _Sheet:
         block_height: int,
         threads: int,
         advance: Callable[[int], None],
-    ) -> Iterator[MappedBand]:
+    ) -> Generator[MappedBand, None, None]:
         """The bands that end below ``first_row`` of the region."""
         top, bottom = self.region.row, self.region.bottom
         chosen = touching(self.rows, top, bottom, seen=self.blend)
@@ -201,7 +201,7 @@ class _Sheet:
                     self._cropped(row, columns, advance)
                 else:
                     # What a window shares with its neighbours counts too: not only what it keeps.
-                    seeing = [part for part in columns if row.has_ground(part)]
+                    seeing = [part for part in columns if row.gives(part)]
                     whole = {part: (slice(None), slice(None)) for part in seeing}
                     blend.add(number, band, self.predicted(row, seeing, whole), row.fill)
                 if number >= begun[0]:
@@ -237,10 +237,14 @@ class _Sheet:
             parts = waiting[start : start + self.batch_size]
             images, valid = zip(*(row.seen(part) for part in parts), strict=True)
             asked = [kept[part] for part in parts]
+            if self.predictor.one_size and start:  # the last batch of a row is filled up
+                more = self.batch_size - len(parts)
+                images, valid = (*images, *images[-1:] * more), (*valid, *valid[-1:] * more)
+                asked += asked[-1:] * more
             found = self.predictor(np.stack(images), np.stack(valid), asked)
             # Handed on one batch late: a GPU computes this one while that one is looked at.
             yield from before
-            before = list(zip(parts, found, strict=True))
+            before = list(zip(parts, found, strict=False))
         yield from before
 
     def _cropped(self, row: _Row, columns: Sequence[Axis], advance: Callable[[int], None]) -> None:
@@ -287,13 +291,11 @@ class _Row:
         rows, cols = rows - rows.min(), cols - cols.min()
         return _taken(_taken(image, rows, 1), cols, 2), _taken(_taken(valid, rows, 0), cols, 1)
 
-    def has_ground(self, part: Axis) -> bool:
-        """Whether a window sees any valid pixel."""
-        grid = self.sheet.grid
-        return bool(
-            self.source.valid(_around(self.rows.mirrored(grid.height), part.mirrored(grid.width)))
-            .any()
-        )  # fmt: skip
+    def gives(self, part: Axis) -> bool:
+        """Whether a window sees any pixel that is mapped."""
+        seen = Window(part.first, self.rows.first, part.seen, self.rows.seen)
+        window = seen.intersection(self.sheet.region)
+        return window is not None and bool(self.wanted(window).any())
 
     def wanted(self, window: Window) -> NDArray[np.bool_]:
         """Which pixels are mapped: valid, and asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 ENOUGH = 0.99
 """Share of a sample's pixels that get the same class in float32; with less, ``auto`` is float32."""
+
+FEW = 10_000
+"""Valid pixels of a sample; with fewer, nothing is known and ``auto`` is float32."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Predictor:
     Args:
         members: One network, or several of the same bands and classes whose mean counts.
         classes: Number of classes.
-        device: Where the networks run; they are moved there and put into evaluation mode.
+        device: Where the networks run. They stay where they are, in evaluation mode: back ends
+            have copies of their own.
         precision: ``float32``, ``bf16`` or ``fp16``, as in ``mapping.precision``. ``auto`` is what
             the device does best, until :meth:`check` finds that it costs accuracy.
         backend: What computes, as in ``mapping.backend``.
@@ -73,38 +78,55 @@ class Predictor:
         self.classes, self.bands = classes, len(members[0].mean)
         self.device = torch.device(device)
         self._chosen, self._backend, self._symmetries = precision, backend, symmetries
-        self._members = [Member(m.network.to(self.device).eval(), m.mean, m.std) for m in members]
+        self._members = [Member(m.network.eval(), m.mean, m.std) for m in members]
         self.precision: Precision = backends.backend_precision(backend, precision, self.device)
         self._runners: list[Callable[[Tensor], Tensor]] | None = None
 
+    @property
+    def one_size(self) -> bool:
+        """Whether the back end prepares itself for each number of windows anew, for long."""
+        return self._backend in ("compile", "openvino")
+
     def check(self, images: NDArray[np.uint8], valid: NDArray[np.bool_]) -> float:
         """Compare the chosen precision with float32 on a sample, and say how well they agree.
+
+        Symmetries are left out on both sides. Where too few pixels agree, or too few are valid to
+        tell, and the precision is ``auto``, float32 is used from now on.
 
         Args:
             images: Shape ``(N, bands, rows, cols)``, of the windows' own size.
             valid: Shape ``(N, rows, cols)``.
 
         Returns:
-            Share of the valid pixels that get the same class. Where it is below
-            :data:`ENOUGH` and the precision is ``auto``, float32 is used from now on.
+            Share of the valid pixels that get the same class; NaN where there are too few.
         """
         if self.precision == "float32" and self._backend == "torch":
             return 1.0
-        reference = Predictor(self._members, self.classes, device=self.device, precision="float32")
-        mine, theirs = (
-            torch.stack(predictor(images, valid)).argmax(dim=1).cpu().numpy()
-            for predictor in (self, reference)
-        )
-        agreement = float((mine == theirs)[valid].mean())
-        log.info(
-            "%s in %s gives %.2f %% of a sample's pixels the class that float32 gives them",
-            self._backend,
-            self.precision,
-            100 * agreement,
-        )
-        if agreement < ENOUGH and self.precision != "float32":
+        agreement = math.nan
+        if np.count_nonzero(valid) < FEW:
+            log.info("Too few pixels have data to compare %s with float32.", self.precision)
+        else:
+            plain = Predictor(
+                self._members, self.classes, device=self.device, precision=self.precision,
+                backend=self._backend,
+            )  # fmt: skip
+            exact = Predictor(self._members, self.classes, device=self.device, precision="float32")
+            mine, theirs = (
+                torch.stack(predictor(images, valid)).argmax(dim=1).cpu().numpy()
+                for predictor in (plain, exact)
+            )
+            if not self._symmetries:
+                self._runners = plain._runners
+            agreement = float((mine == theirs)[valid].mean())
+            log.info(
+                "%s in %s gives %.2f %% of a sample's pixels the class that float32 gives them",
+                self._backend,
+                self.precision,
+                100 * agreement,
+            )
+        if self.precision != "float32" and not agreement >= ENOUGH:
             if self._chosen == "auto":
-                log.warning("That is too few: this map is made in float32, which takes longer.")
+                log.info("This map is made in float32, which takes longer.")
                 self.precision, self._runners = "float32", None
             else:
                 log.warning("Write mapping.precision: float32 where that matters.")
@@ -135,16 +157,16 @@ class Predictor:
         """
         if images.shape[1] != self.bands:
             raise ValueError(f"{images.shape[1]} bands read, means of {self.bands}")
-        if self._runners is None:
-            self._runners = [
-                backends.runner(
-                    self._backend, m.network, precision=self.precision, device=self.device
-                )
-                for m in self._members
-            ]
         kept = kept or [(slice(None), slice(None))] * len(images)
         totals: list[Tensor] = []
         try:
+            if self._runners is None:
+                self._runners = [
+                    backends.runner(
+                        self._backend, m.network, precision=self.precision, device=self.device
+                    )
+                    for m in self._members
+                ]
             pixels = self._there(images)
             # Where all of them are valid, as nearly everywhere, nothing is to be masked.
             known = None if valid.all() else self._there(valid).unsqueeze(1)

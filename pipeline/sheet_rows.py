@@ -16,7 +16,7 @@ Read = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 
 _LEAST_ROWS = 256
 _MOST_ROWS = 1024
-_LEAST_COLUMNS = 2048  # less is not worth a thread
+_COLUMNS = 4096  # a multiple of what blocks are wide; fewer columns are not worth a thread
 
 
 class SheetRows:
@@ -33,8 +33,8 @@ class SheetRows:
         self._read, self._window = read, window
         high = min(max(block_height, 1), _MOST_ROWS)
         self._step = high * max(1, _LEAST_ROWS // high)
-        columns = max(_LEAST_COLUMNS, -(-window.width // max(1, threads)))
-        self._columns = -(-columns // 512) * 512  # blocks are of 512 columns or a part of it
+        columns = -(-window.width // max(1, threads))
+        self._columns = -(-columns // _COLUMNS) * _COLUMNS
         self._chunks: dict[int, list[tuple[Window, Future[_Pixels]]]] = {}
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
 

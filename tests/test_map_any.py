@@ -173,13 +173,75 @@ def test_a_map_that_is_there_is_replaced_only_where_that_is_asked_for(
         mapped(out, *options)
     assert caught.value.what == f"{out}: is there already."
     assert caught.value.items == tuple(
-        str(tmp_path / name) for name in ("m.confidence.tif", "m.tif.aux.xml", "m.qml")
+        str(tmp_path / name)
+        for name in ("m.confidence.tif", "m.tif.aux.xml", "m.qml", "m.confidence.qml")
     )
     assert "--overwrite" in caught.value.remedy
     assert out.stat().st_mtime_ns == before
     mapped(out, *options, "--no-confidence", "--overwrite")
     assert out.stat().st_mtime_ns != before
     assert names(tmp_path) == {"m.tif", "m.tif.aux.xml", "m.qml"}
+
+
+def test_files_of_others_are_neither_replaced_nor_removed(
+    model: Path, sheet: Path, tmp_path: Path
+) -> None:
+    others = [tmp_path / name for name in ("m.entropy.tif", "m.qml")]
+    for other in others:
+        other.write_text("mine")
+    options = ("--model", model, "--orthophoto", sheet, "--bbox", LEFT, TOP - 30, LEFT + 30, TOP)
+    with pytest.raises(OutputError, match=r"m\.qml: is there already"):
+        mapped(tmp_path / "m.tif", *options)
+    others[1].unlink()
+    mapped(tmp_path / "m.tif", *options)
+    assert others[0].read_text() == "mine"
+
+
+def test_an_orthophoto_does_not_get_the_style_of_its_map(
+    model: Path, sheet: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "y.tiff"
+    photo.symlink_to(sheet)
+    with pytest.raises(SettingsError, match="would lend its style") as caught:
+        mapped(tmp_path / "y.tif", "--model", model, "--orthophoto", photo)
+    assert str(tmp_path / "y.map.tif") in caught.value.remedy
+
+
+def test_rows_that_another_copy_of_the_job_took_away_are_mapped_again(
+    model: Path, sheet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    from pipeline.map_store import MapStore
+
+    write_cog, times = MapStore.write_cog, []
+
+    def robbed(self: MapStore, layer: str, draft: Path, tags: Any) -> None:
+        times.append(layer)
+        if len(times) == 1:
+            self.remove()
+        write_cog(self, layer, draft, tags)
+
+    monkeypatch.setattr(MapStore, "write_cog", robbed)
+    classes = mapped(tmp_path / "m.tif", "--model", model, "--orthophoto", sheet)
+    assert times == ["classes", "classes", "confidence"]
+    np.testing.assert_array_equal(classes, read(whole))
+
+
+def test_readers_have_ended_when_a_map_fails(
+    model: Path, sheet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from pipeline.map_store import MapStore
+
+    def full(self: MapStore, row: int, layers: Any) -> None:
+        raise OutputError("full", remedy="Make room.")
+
+    monkeypatch.setattr(MapStore, "put", full)
+    with pytest.raises(OutputError, match="full") as caught:
+        mapped(tmp_path / "m.tif", "--model", model, "--orthophoto", sheet)
+    assert "What is done is kept in" in caught.value.remedy
+    # While its frames, which the error holds, are still there.
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("read")]
 
 
 @pytest.mark.parametrize(
@@ -493,7 +555,7 @@ def test_a_killed_job_goes_on(
     out = tmp_path / "b" / "a.tif"
     with pytest.raises(KilledError):
         mapped(out, *options)
-    assert names(out.parent) == {".a.progress"}
+    assert names(out.parent) == {".a.tif.progress"}
     rows: list[int] = []
 
     def noted(self: MapStore, row: int, layers: Any) -> None:

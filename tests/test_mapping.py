@@ -549,8 +549,8 @@ def test_a_precision_that_differs_is_told_and_auto_goes_back_to_float32(
             return torch.cat([near, torch.full_like(near, 1.0005)], dim=1)
 
     monkeypatch.setattr("pipeline.networks.precision._has_bf16", lambda kind: True)
-    image = noise(1, 32, 32)[None]
-    valid = np.ones((1, 32, 32), bool)
+    image = noise(1, 128, 128)[None]
+    valid = np.ones((1, 128, 128), bool)
     caplog.set_level("INFO", logger="pipeline")
     logging.getLogger("pipeline").propagate = True
     predictor = Predictor([single(Close())], 2, precision="auto")
@@ -560,7 +560,10 @@ def test_a_precision_that_differs_is_told_and_auto_goes_back_to_float32(
     assert precisions == ["bf16", "float32"]
     expected = (image[:, 0] / np.float32(255) * 0.001 + 1 < 1.0005).astype(np.uint8)
     assert (predictor(image, valid)[0].argmax(0).numpy() == expected[0]).mean() > 0.99
-    assert "this map is made in float32" in caplog.text
+    assert "This map is made in float32" in caplog.text
+    few = Predictor([single(Threshold(128))], 2, precision="auto")
+    assert np.isnan(few.check(image[:, :, :9], valid[:, :9]))
+    assert few.precision == "float32"
     kept = Predictor([single(Close())], 2, precision="bf16")
     kept.check(image, valid)
     assert kept.precision == "bf16"
@@ -570,10 +573,48 @@ def test_a_precision_that_differs_is_told_and_auto_goes_back_to_float32(
 def test_the_sample_lies_on_valid_ground() -> None:
     grid, settings = sheet_grid(900, 700), MappingSettings(window_px=256)
     image = noise(1, 700, 900)
-    assert sample_window(reader(image), grid, settings) == Window(322, 222, 256, 256)
+    assert sample_window(reader(image), grid.window, settings) == Window(322, 222, 256, 256)
+    part = sample_window(reader(image), Window(10, 20, 300, 100), settings)
+    assert part == Window(32, 20, 256, 100)
     valid = np.zeros((700, 900), bool)
-    assert sample_window(reader(image, valid), grid, settings) is None
+    assert sample_window(reader(image, valid), grid.window, settings) is None
     valid[:, 700:] = True
-    found = sample_window(reader(image, valid), grid, settings)
+    found = sample_window(reader(image, valid), grid.window, settings)
     assert found is not None
     assert found.col == 483
+
+
+def test_the_precision_is_compared_without_symmetries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.networks.precision._has_bf16", lambda kind: True)
+    image = (noise(1, 128, 128) // 64 * 64)[None]  # exact in bf16, and another class by each side
+    valid = np.ones((1, 128, 128), bool)
+    predictor = Predictor([single(Slanted(), mean=100.0)], 2, symmetries=True)
+    assert predictor.check(image, valid) == 1
+    assert predictor.precision == "bf16"
+    turned = torch.stack(predictor(image, valid)).argmax(1)
+    plain = Predictor([single(Slanted(), mean=100.0)], 2, precision="float32")
+    assert (turned != torch.stack(plain(image, valid)).argmax(1)).any()
+
+
+def test_blended_windows_that_an_area_does_not_touch_are_not_computed() -> None:
+    network, image = Threshold(127.5), noise(1, 300, 300)
+    asked = np.zeros((300, 300), bool)
+    asked[:10, :10] = asked[-10:, -10:] = True
+
+    def inside(window: Window) -> Mask:
+        rows, cols = window.slices()
+        return asked[rows, cols]
+
+    options: Any = {"overlap_px": 8, "seams": "blend", "batch_size": 1, "inside": inside}
+    classes, _ = sheet_map(network, image, **options)
+    assert len(network.seen) == 5  # of 169; both last rows and columns see the lower corner
+    np.testing.assert_array_equal(classes[asked], image[0][asked] > 127)
+    assert (classes[~asked] == 255).all()
+
+
+def test_back_ends_of_one_size_get_full_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "one_size", property(lambda self: True))
+    network, image = Threshold(127.5), noise(1, 30, 110)
+    classes, _ = sheet_map(network, image, batch_size=3)
+    assert network.seen == [(3, 1, 32, 32)] * 4  # five windows a row
+    np.testing.assert_array_equal(classes, image[0] > 127)

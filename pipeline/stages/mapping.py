@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__, config, geotiff, progress, styles
+from pipeline.block_rows import LostRowsError
 from pipeline.class_rasters import NOMENCLATURE_TAG, checksum, sidecars
-from pipeline.errors import TrainingError
+from pipeline.errors import OutputError, TrainingError
 from pipeline.grid import PixelGrid, Window
 from pipeline.imagery import Imagery, SheetImagery
 from pipeline.map_store import Layer, MapStore
@@ -48,7 +51,7 @@ def map_sheet(run: Run, sheet: str, threads: int = 1) -> None:
             {layer: paths.map_layer(sheet, layer) for layer in settings.layers},
             settings,
             what=f"sheet {sheet}",
-            source=orthophoto.path,
+            files=[orthophoto.path],
             progress_folder=paths.map_progress(sheet),
             classes=run.nomenclature.names,
             threads=threads,
@@ -69,7 +72,7 @@ def map_imagery(
     settings: MappingSettings,
     *,
     what: str,
-    source: Path,
+    files: Sequence[Path],
     progress_folder: Path,
     classes: Sequence[str] | None = None,
     region: Window | None = None,
@@ -89,7 +92,7 @@ def map_imagery(
         outputs: File of each layer of ``settings.layers``.
         settings: Section ``mapping``.
         what: What to call it in messages: ``sheet 0722``.
-        source: The image's file or folder: a newer one makes the map anew.
+        files: Files that the image is made of: with newer ones the map is made anew.
         progress_folder: Folder of what is done.
         classes: Names that the classes must have; the first checkpoint's own where left out.
         region: Pixels of the image that are mapped; all where left out.
@@ -106,44 +109,62 @@ def map_imagery(
 
     cards, predictor = _predictor(imagery, checkpoints, settings, classes)
     card, grid = cards[0], _part(imagery.grid, region)
-    sample = mapping.sample_window(imagery.read, imagery.grid, settings)
-    if sample is not None:
-        image, valid = imagery.read(sample)
-        predictor.check(image[None], valid[None])
+    sample = mapping.sample_window(imagery.read, region or imagery.grid.window, settings)
+    image, valid = imagery.read(sample or Window(0, 0, 1, 1))
+    predictor.check(image[None], valid[None])
     tags = {
         NOMENCLATURE_TAG: card.nomenclature,
         "TESELA_CHECKPOINT": " ".join(checksum(path) for path in checkpoints),
         "TESELA_PRECISION": f"{settings.backend} {predictor.precision}",
     }
-    state = source.stat()
+    parts = [part for path in files for part in geotiff.source_files(path)]
+    states = [(part, part.stat()) for part in parts]
     decided = config.fingerprint(
-        {"version": __version__, "grid": str(grid), "source": str(source.resolve())},
-        {"bytes": state.st_size, "modified": state.st_mtime_ns, "tags": tags},
+        {
+            "version": __version__,
+            "torch": metadata.version("torch"),
+            "device": predictor.device.type,
+        },
+        {"grid": str(grid), "tags": tags},
+        {"files": [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in states]},
         {"mapping": settings.model_dump(mode="json", exclude=settings.result_ignores)},
         dict(decided_by or {}),
     )
     fingerprint = json.dumps(decided, sort_keys=True)
-    store = MapStore(progress_folder, grid, _layers(settings, card), fingerprint)
-    if store.rows_done:
-        log.info("%s: going on behind row %d of %d", what, store.rows_done, grid.height)
-    left = (grid.height - store.rows_done) * grid.width
-    with progress.track(f"map of {what}", left // 10**6, "Mpx") as advance:
-        counted = _Counted(advance)
-        bands = mapping.predicted_bands(
-            predictor,
-            imagery.read,
-            imagery.grid,
-            settings,
-            region=region,
-            inside=inside,
-            first_row=store.rows_done,
-            block_height=imagery.block_height,
-            threads=threads,
-            advance=counted,
-        )
-        _store(bands, store, region.row if region else 0)
-    _publish(store, outputs, card, tags)
-    store.remove()
+
+    def made() -> None:
+        store = MapStore(progress_folder, grid, _layers(settings, card), fingerprint)
+        if store.rows_done:
+            log.info("%s: going on behind row %d of %d", what, store.rows_done, grid.height)
+        left = (grid.height - store.rows_done) * grid.width
+        unit, pixels = ("Mpx", 10**6) if left >= 10**7 else ("kpx", 10**3)
+        with progress.track(f"map of {what}", left // pixels, unit) as advance:
+            bands = mapping.predicted_bands(
+                predictor,
+                imagery.read,
+                imagery.grid,
+                settings,
+                region=region,
+                inside=inside,
+                first_row=store.rows_done,
+                block_height=imagery.block_height,
+                threads=threads,
+                advance=_Counted(advance, left, pixels),
+            )
+            _store(bands, store, region.row if region else 0)
+        _publish(store, outputs, card, tags)
+        store.remove()
+
+    try:
+        try:
+            made()
+        except LostRowsError:
+            # Another copy of the job has ended meanwhile, and has taken them away.
+            log.warning("%s: what was stored has been removed; it is mapped again", what)
+            made()
+    except OutputError as error:
+        kept = f"What is done is kept in {progress_folder}: the same command goes on."
+        raise OutputError(error.what, error.items, f"{error.remedy}\n{kept}") from error
 
 
 def _predictor(
@@ -201,19 +222,23 @@ def _layers(settings: MappingSettings, card: ModelCard) -> list[Layer]:
 
 
 class _Counted:
-    """Tells whole megapixels of pixels."""
+    """Tells whole units of pixels, and never more than there are.
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance, self._done = advance, 0
+    A map that goes on computes some rows again that are there already.
+    """
+
+    def __init__(self, advance: Callable[[int], None], most: int, unit: int) -> None:
+        self._advance, self._most, self._unit, self._done = advance, most, unit, 0
 
     def __call__(self, pixels: int) -> None:
-        before, self._done = self._done, self._done + pixels
-        self._advance(self._done // 10**6 - before // 10**6)
+        before, self._done = self._done, min(self._most, self._done + pixels)
+        self._advance(self._done // self._unit - before // self._unit)
 
 
-def _store(bands: Iterable[MappedBand], store: MapStore, first: int) -> None:
+def _store(bands: Generator[MappedBand, None, None], store: MapStore, first: int) -> None:
     """Store bands while the next one is computed; at most one waits."""
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+    # Closed whatever happens: its threads read from files that the caller closes next.
+    with closing(bands), ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         stored: Future[None] | None = None
         for band in bands:
             if stored is not None:

@@ -12,7 +12,7 @@ from pipeline.sections import MappingSettings
 from pipeline.stages.mapping import LAYERS, map_imagery
 
 if TYPE_CHECKING:
-    from pipeline.area_of_interest import AreaOfInterest, Bounds
+    from pipeline.area_of_interest import Bounds
 
 
 def map_orthophotos(
@@ -61,7 +61,9 @@ def map_orthophotos(
 
     outputs = _outputs(out, settings)
     files = images.listed(orthophotos)
-    _check_free(out, outputs, orthophotos, files, overwrite)
+    progress_folder = out.with_name(f".{out.name}.progress")
+    replaced = out.exists()
+    _check_free(out, outputs, orthophotos, files, overwrite or progress_folder.exists())
     card = checkpoint.read_card(models[0])
     imagery = images.open_imagery(
         files, bands=card.bands, pixel_size=card.pixel_size, chosen=bands, resample=resample
@@ -80,16 +82,19 @@ def map_orthophotos(
             outputs,
             settings,
             what=imagery.what,
-            source=files[0],
-            progress_folder=out.with_name(f".{out.stem}.progress"),
+            files=files,
+            progress_folder=progress_folder,
             region=region,
             inside=polygons.inside if polygons else None,
-            decided_by=_decided_by(files, bands, polygons),
+            decided_by={
+                "bands": list(bands or ()),
+                "area": polygons.fingerprint if polygons else "",
+            },
             threads=threads,
         )
     finally:
         imagery.close()
-    for layer in set(LAYERS) - set(settings.layers):
+    for layer in set(LAYERS) - set(settings.layers) if overwrite and replaced else ():
         # Of an earlier map: it would be shown beside this one.
         stale = _layer(out, layer)
         stale.unlink(missing_ok=True)
@@ -116,8 +121,8 @@ def _check_free(
     overwrite: bool,
 ) -> None:
     """Check that the map replaces nothing that it should not."""
-    written = {path.resolve() for path in outputs.values()}
-    if written & {path.resolve() for path in files}:
+    layers = {_layer(out, layer) for layer in ("classes", *LAYERS)}
+    if {path.resolve() for path in layers} & {path.resolve() for path in files}:
         raise SettingsError(
             f"--out: {out} would replace an orthophoto that it is made of.",
             remedy="Choose another name.",
@@ -127,23 +132,19 @@ def _check_free(
             f"--out: {out} lies in the folder of the orthophotos.",
             remedy="Next time it would be taken for one of them; choose another folder.",
         )
-    # The class raster is the last one that a map publishes: without it, the map is not done.
-    if out.exists() and not overwrite:
-        beside = [path for path in (*outputs.values(), *sidecars(out)) if path.exists()]
+    styles = {path.with_suffix(".qml").resolve() for path in outputs.values()}
+    styled = [path for path in files if path.with_suffix(".qml").resolve() in styles]
+    if styled:
+        raise SettingsError(
+            f"--out: {out} would lend its style in QGIS to an orthophoto of the same name.",
+            [str(path) for path in styled],
+            f"Choose another name, such as {out.with_suffix(f'.map{out.suffix}')}.",
+        )
+    beside = [path.with_suffix(".qml") for path in outputs.values()]
+    there = [p for p in dict.fromkeys((*outputs.values(), *sidecars(out), *beside)) if p.exists()]
+    if there and not overwrite:
         raise OutputError(
-            f"{out}: is there already.",
-            [str(path) for path in beside if path != out],
+            f"{there[0]}: is there already.",
+            [str(path) for path in there[1:]],
             "Choose another name, or replace it with --overwrite.",
         )
-
-
-def _decided_by(
-    files: Sequence[Path], bands: Sequence[int] | None, polygons: AreaOfInterest | None
-) -> dict[str, object]:
-    """What decides the map beside image grid, settings and networks."""
-    states = [(path, path.stat()) for path in files]
-    return {
-        "files": [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in states],
-        "bands": list(bands or ()),
-        "area": polygons.fingerprint if polygons else "",
-    }

@@ -128,7 +128,7 @@ def mapped(given: argparse.Namespace) -> float:
         {layer: given.out / f"map.{layer}.tif" for layer in settings.layers},
         settings,
         what="benchmark",
-        source=given.orthophoto,
+        files=[given.orthophoto],
         progress_folder=given.out / ".progress",
         threads=given.threads,
     )
