@@ -78,7 +78,10 @@ def simplified(
     second = np.zeros(len(place), np.bool_)
     second[1:] = place[1:] == place[:-1]
     line = np.cumsum(second | begins[place]) - 1
-    scale = np.array(pixel)
+    # In parts of a pixel that are exact in binary: rounded, outlines that GEOS sees to lie beside
+    # each other would touch or cross in whole pixels.
+    longest = max(pixel)
+    scale = np.rint(np.array(pixel) / longest * 2**16) / 2**16
     guards = _guards(arcs, window, grid)
     shapes = np.concatenate(
         [
@@ -86,7 +89,8 @@ def simplified(
             shapely.linestrings((guards * scale).reshape(-1, 2, 2)) if len(guards) else [],
         ]
     )
-    thinner = shapely.get_parts(shapely.simplify(shapely.multilinestrings(shapes), tolerance))
+    lines = shapely.multilinestrings(shapes)
+    thinner = shapely.get_parts(shapely.simplify(lines, tolerance / longest))
     thinner = thinner[: line[-1] + 1]
     kept, of_line = shapely.get_coordinates(thinner, return_index=True)
     arc_of_line = arc[place[np.flatnonzero(np.diff(line, prepend=-1))]]

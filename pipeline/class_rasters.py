@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import geotiff, styles
 from pipeline.block_reader import BlockReader
 from pipeline.errors import InputError
-from pipeline.grid import PixelGrid
-from pipeline.nomenclature import Nomenclature
+from pipeline.grid import PixelGrid, Window
+from pipeline.nomenclature import IGNORE, Nomenclature
 
 NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
 """GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
@@ -46,6 +49,31 @@ def label_blocks(path: Path, grid: PixelGrid, classes: Nomenclature) -> BlockRea
     """
     class_raster(path, grid, classes).close()
     return BlockReader(path)
+
+
+def masked_bytes(raster: geotiff.RasterReader) -> Callable[[Window], NDArray[np.uint8]]:
+    """Reads windows of the first band of a raster of class ids or per cent.
+
+    Returns:
+        Window to pixels, shape ``(rows, cols)``; 255 where the raster says that it has no data.
+
+    Raises:
+        InputError: If its pixels are no bytes.
+    """
+    kind = raster.read(Window(0, 0, 1, 1)).dtype
+    if kind != np.uint8:
+        raise InputError(
+            f"{raster.path}: its pixels are {kind}; class ids and per cent are uint8.",
+            remedy="gdal_translate -ot Byte converts.",
+        )
+
+    def read(window: Window) -> NDArray[np.uint8]:
+        pixels, valid = raster.read_valid(window)
+        found: NDArray[np.uint8] = pixels[0]
+        found[~valid] = IGNORE
+        return found
+
+    return read
 
 
 def check_nomenclature(made_with: str, path: Path, classes: Nomenclature) -> None:

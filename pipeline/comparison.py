@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from pipeline import ground_area
 from pipeline.changes import ChangeCode, ChangeCounts
 from pipeline.counting import pair_counts
 from pipeline.errors import InputError
-from pipeline.geotiff import BLOCK, RasterReader
+from pipeline.geotiff import BLOCK
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.nomenclature import IGNORE
 from pipeline.parallel import ordered
+
+Read = Callable[[Window], NDArray[np.uint8]]
+"""Window of a raster -> its pixels, shape ``(rows, cols)``."""
 
 ACROSS = 8192
 """Columns that are compared at once."""
@@ -98,12 +102,15 @@ class MapOfYear:
     """A map that is compared.
 
     Attributes:
-        classes: Class ids, 255 none.
-        confidence: Confidence in per cent on the same pixels, 255 none; only where it decides.
+        classes: Reads class ids, 255 none.
+        confidence: Reads the confidence in per cent on the same pixels, 255 none; only where it
+            decides.
+        path: The map's file, for messages.
     """
 
-    classes: RasterReader
-    confidence: RasterReader | None = None
+    classes: Read
+    confidence: Read | None = None
+    path: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -158,20 +165,21 @@ def changed_bands(
         pixels, unsure = np.zeros((classes, classes), np.int64), 0
         for part in split(window, ACROSS, window.height):
             first, second = (
-                year.classes.read_band(_moved(part, place))
+                year.classes(_moved(part, place))
                 for year, place in ((before, common.before), (after, common.after))
             )
             if min_confidence:
                 doubtful = np.zeros(first.shape, np.bool_)
                 for year, place in ((before, common.before), (after, common.after)):
                     assert year.confidence is not None
-                    doubtful |= year.confidence.read_band(_moved(part, place)) < min_confidence
+                    sure = year.confidence(_moved(part, place))
+                    doubtful |= (sure < min_confidence) | (sure == IGNORE)
                 doubtful &= (first != IGNORE) & (second != IGNORE)
                 unsure += int(np.count_nonzero(doubtful))
                 first = np.where(doubtful, np.uint8(IGNORE), first)
             pairs = pair_counts(first, second)
             for ids, year in ((pairs.sum(axis=1), before), (pairs.sum(axis=0), after)):
-                _check_ids(ids, year.classes, classes)
+                _check_ids(ids, year.path, classes)
             pixels += pairs[:classes, :classes]
             values[part.slices(window)] = code.values(first, second)
         counts = ChangeCounts(code, pixels, _areas(values, pixels, areas, window, code), unsure)
@@ -199,11 +207,11 @@ def _areas(
     return np.asarray(summed, np.float64).reshape(pixels.shape)
 
 
-def _check_ids(ids: NDArray[np.int64], reader: RasterReader, classes: int) -> None:
+def _check_ids(ids: NDArray[np.int64], path: Path, classes: int) -> None:
     wrong = np.flatnonzero(ids[classes:IGNORE]) + classes
     if len(wrong):
         raise InputError(
-            f"{reader.path}: holds the values {', '.join(map(str, wrong))}, which are no classes.",
+            f"{path}: holds the values {', '.join(map(str, wrong))}, which are no classes.",
             [f"the {classes} classes are 0 to {classes - 1}, and {IGNORE} is no data"],
             "It is damaged, or no class map of this nomenclature; map the sheet again.",
         )

@@ -10,6 +10,14 @@ import pytest
 from pipeline.grid import PixelGrid
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave modules marked ``own_process`` to ``test_own_process.py``, unless run by themselves."""
+    if len({item.path for item in items}) > 1:
+        left = [item for item in items if item.get_closest_marker("own_process")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real scenes: ``shared/data`` beside the checkout, or TESELA_SHARED_DATA."""

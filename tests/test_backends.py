@@ -22,6 +22,10 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.networks import NETWORKS, autocast, build, encoder_of
 from pipeline.networks.folding import shorten_weights
 
+# Where OpenVINO has used the processor's matrix unit, a signal that other tests handle (a worker
+# that ends, say) kills the process.
+pytestmark = pytest.mark.own_process
+
 BANDS, CLASSES = 3, 5
 
 

@@ -42,8 +42,13 @@ def change_map(
     Example: python -m pipeline change-map --before 0722_2005.tif --after 0722_2010.tif --out c.tif
     """
     if config:
-        if place is None or out is not None:
-            raise SettingsError("change-map: a run's settings ask for --place, and not for --out.")
+        of_files = (out, nomenclature, before_confidence, after_confidence)
+        if place is None or min_confidence or any(option is not None for option in of_files):
+            raise SettingsError(
+                "change-map: with a run's settings, --place, --before and --after say it all; the "
+                "other options are of files.",
+                remedy="Set changes.min_confidence in the run's settings.",
+            )
         stages, run = opened_run(config)
         stages.change_map(run, place, before, after, threads)
         return
@@ -52,6 +57,10 @@ def change_map(
     from pipeline import stages as functions
 
     both = (before_confidence, after_confidence)
+    if bool(both[0]) != bool(both[1]) or (both[0] is not None and not min_confidence):
+        raise SettingsError(
+            "change-map: --before-confidence, --after-confidence and --min-confidence go together."
+        )
     functions.compare_maps(
         Path(before), Path(after), out, classes=nomenclature,
         confidences=(both[0], both[1]) if both[0] and both[1] else None,

@@ -17,6 +17,7 @@ from pipeline.class_rasters import (
     NOMENCLATURE_TAG,
     check_nomenclature,
     class_raster,
+    masked_bytes,
     read_legend,
     sidecars,
 )
@@ -51,7 +52,7 @@ def change_map(run: Run, place: str, before: str, after: str, threads: int = 1) 
             path = paths.delivered_map(sheet.name, run.settings.cleaning.asked)
             raster = opened.enter_context(class_raster(path, grid, classes))
             sure = _confidence(paths.confidence(sheet.name), raster) if least else None
-            years.append(MapOfYear(raster, opened.enter_context(sure) if sure else None))
+            years.append(_year(raster, opened.enter_context(sure) if sure else None))
         code = ChangeCode(tuple(classes.names), tuple(classes.colors))
         tags = {"TESELA_PLACE": place, "TESELA_CHANGES_OF": classes.fingerprint}
         what = f"changes of {place}, {before} to {after}"
@@ -102,7 +103,7 @@ def compare_maps(
         years = []
         for raster, path in zip(rasters, confidences or (None, None), strict=True):
             sure = _confidence(path, raster) if path and min_confidence else None
-            years.append(MapOfYear(raster, opened.enter_context(sure) if sure else None))
+            years.append(_year(raster, opened.enter_context(sure) if sure else None))
         tags = {"TESELA_CHANGES_OF": fingerprint}
         what = f"changes from {before.name} to {after.name}"
         pair = years[0], years[1]
@@ -203,6 +204,10 @@ def _told(what: str, counts: ChangeCounts) -> list[str]:
     if counts.unsure:
         lines.append(f"{counts.unsure} pixels were not compared: too little confidence")
     return lines
+
+
+def _year(raster: geotiff.RasterReader, sure: geotiff.RasterReader | None) -> MapOfYear:
+    return MapOfYear(masked_bytes(raster), masked_bytes(sure) if sure else None, raster.path)
 
 
 def _named(sheet: Sheet) -> str:

@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import cleaning, config, geotiff, nomenclature, progress, styles
-from pipeline.class_rasters import NOMENCLATURE_TAG, class_raster, read_legend, sidecars
+from pipeline.class_rasters import (
+    NOMENCLATURE_TAG,
+    class_raster,
+    masked_bytes,
+    read_legend,
+    sidecars,
+)
 from pipeline.errors import InputError, SettingsError
-from pipeline.grid import Window
 from pipeline.map_store import Layer, MapStore
 from pipeline.nomenclature import IGNORE
 from pipeline.publication import published, scratch
@@ -60,6 +65,8 @@ def clean_raster(
     cleaning.check(rules)
     if out.resolve() == source.resolve():
         raise SettingsError(f"--out: {out} is the map itself.", remedy="Name another file.")
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise SettingsError(f"--out: {out} is a GeoTIFF; its name ends in .tif.")
     grid = geotiff.read_grid(source)
     if classes is None:
         legend = read_legend(source)
@@ -67,12 +74,6 @@ def clean_raster(
         known = nomenclature.parse(config.read_yaml(classes), str(classes))
         legend = (known.names, known.colors)
     with geotiff.RasterReader(source, [1]) as raster:
-        kind = raster.read(Window(0, 0, 1, 1)).dtype
-        if kind != np.uint8:
-            raise InputError(
-                f"{source}: its pixels are {kind}; class ids are uint8.",
-                remedy="gdal_translate -ot Byte converts.",
-            )
         log.info("%s: %d x %d pixels", source, grid.width, grid.height)
         _cleaned(f"cleaned {source.name}", raster, out, legend, rules, threads)
 
@@ -88,11 +89,7 @@ def _cleaned(
     """Clean a map, and publish it with its side files."""
     grid, (names, colors) = raster.grid, legend
 
-    def read(window: Window) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = raster.read_band(window)
-        pixels[~raster.valid(window)] = IGNORE
-        return pixels
-
+    read = masked_bytes(raster)
     tags = {CLEANING_TAG: rules.model_dump_json()}
     for tag in (NOMENCLATURE_TAG, "TESELA_CHECKPOINT"):
         if tag in raster.tags:

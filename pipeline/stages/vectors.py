@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import config, geotiff, nomenclature, progress
-from pipeline.class_rasters import class_raster, read_legend
+from pipeline.class_rasters import class_raster, masked_bytes, read_legend
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window
-from pipeline.nomenclature import IGNORE
 from pipeline.proportions import read_proportions
 from pipeline.publication import published, scratch
 from pipeline.run import Run
@@ -101,6 +100,11 @@ def vector_raster(
             f"--out: {out} is neither .gpkg (GeoPackage) nor .parquet (GeoParquet).",
             remedy="End its name in one of them.",
         )
+    if out.suffix == ".parquet" and out.with_suffix(".qml") == source.with_suffix(".qml"):
+        raise SettingsError(
+            f"--out: the style beside {out} would replace that of {source}.",
+            remedy=f"Name it {out.with_suffix('.polygons.parquet')}.",
+        )
     grid = geotiff.read_grid(source)
     if classes is None:
         names, colors = read_legend(source)
@@ -108,10 +112,10 @@ def vector_raster(
         known = nomenclature.parse(config.read_yaml(classes), str(classes))
         names, colors = known.names, known.colors
     with ExitStack() as stack:
-        read = _bytes(stack.enter_context(geotiff.RasterReader(source, [1])), IGNORE)
+        read = masked_bytes(stack.enter_context(geotiff.RasterReader(source, [1])))
         sure = None
         if confidence is not None:
-            sure = _bytes(stack.enter_context(_same_pixels(confidence, grid)), IGNORE)
+            sure = masked_bytes(stack.enter_context(_same_pixels(confidence, grid)))
         what = f"polygons of {source.name}"
         _write(_Map(what, out, grid, names, colors, read, sure, simplify_m, threads))
 
@@ -185,27 +189,6 @@ def _megapixels(source: _Map, passes: int) -> Iterator[Callable[[int], None]]:
             done += pixels
 
         yield passed
-
-
-def _bytes(raster: geotiff.RasterReader, none: int) -> Read:
-    """Reads windows of a raster of bytes; pixels without data get a value of ours.
-
-    Raises:
-        InputError: If its pixels are no bytes.
-    """
-    kind = raster.read(Window(0, 0, 1, 1)).dtype
-    if kind != np.uint8:
-        raise InputError(
-            f"{raster.path}: its pixels are {kind}; class ids and per cent are uint8.",
-            remedy="gdal_translate -ot Byte converts.",
-        )
-
-    def read(window: Window) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = raster.read_band(window)
-        pixels[~raster.valid(window)] = none
-        return pixels
-
-    return read
 
 
 def _same_pixels(path: Path, grid: PixelGrid) -> geotiff.RasterReader:
