@@ -369,7 +369,8 @@ def parse(content: Mapping[str, Any], source: str) -> Nomenclature:
             mistakes.append(f"{where}.name: is missing")
         elif name == "unmapped":
             mistakes.append(f"{where}.name: 'unmapped' is the share of no class; choose another")
-        elif name in [c.name for c in classes]:
+        elif name.casefold() in [c.name.casefold() for c in classes]:
+            # Columns of a GeoPackage do not differ by capitals alone, and neither do people.
             mistakes.append(f"{where}.name: {name!r} is the name of an earlier class")
         if not re.fullmatch(r"#[0-9A-Fa-f]{6}", color):
             mistakes.append(

@@ -123,10 +123,13 @@ def change_group(
     paths: RunPaths,
     grids: Mapping[str, PixelGrid],
 ) -> Group:
-    """Change maps between two years of a place."""
-    entries = []
+    """Change maps between two years of a place; the first of each place is checked."""
+    entries: list[ProjectLayer] = []
+    places: set[str] = set()
     for comparison in compared:
         place, before, after = comparison.key
+        first = place not in places  # the others would lie under it
+        places.add(place)
         file = paths.change_map(place, before, after)
         entries.append(
             ProjectLayer(
@@ -134,6 +137,7 @@ def change_group(
                 link(file, paths.project.parent),
                 grids[comparison.after.name].crs,
                 file.with_suffix(".qml").read_text("utf-8"),
+                shown=first,
                 note="Class before and class after",
             )
         )

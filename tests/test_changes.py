@@ -277,6 +277,44 @@ def test_unsure_pixels_are_not_compared(tmp_path: Path) -> None:
     assert sum(int(row[2]) for row in rows[1:]) == 8
 
 
+def test_confidence_that_is_not_known_is_none(tmp_path: Path) -> None:
+    first, second = _raster(tmp_path / "a.tif", BEFORE), _raster(tmp_path / "b.tif", AFTER)
+    sure = np.full((3, 4), 100, np.uint8)
+    unknown = sure.copy()
+    unknown[0, 1] = 255
+    paths = _raster(tmp_path / "ac.tif", unknown), _raster(tmp_path / "bc.tif", sure)
+    stages.compare_maps(first, second, tmp_path / "c.tif", confidences=paths, min_confidence=70)
+    expected = VALUES.copy()
+    expected[0, 1] = 255
+    np.testing.assert_array_equal(_pixels(tmp_path / "c.tif"), expected)
+
+
+def test_maps_of_others_are_read_with_their_own_nodata(tmp_path: Path) -> None:
+    paths = []
+    for name, pixels in (("a", BEFORE), ("b", AFTER)):
+        path = tmp_path / f"{name}.tif"
+        where = _grid(pixels)
+        with RasterWriter(path, where, "uint8", 2, COLORS) as raster:
+            raster.write(where.window, pixels)
+        sidecars(path)[0].write_text(styles.class_pam(NAMES, COLORS), "utf-8")
+        paths.append(path)
+    stages.compare_maps(paths[0], paths[1], tmp_path / "c.tif")
+    expected = np.where((BEFORE == 2) | (AFTER == 2), 255, VALUES)
+    np.testing.assert_array_equal(_pixels(tmp_path / "c.tif"), expected)
+
+
+def test_maps_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    where = _grid(BEFORE)
+    for name in ("a", "b"):
+        with RasterWriter(tmp_path / f"{name}.tif", where, "uint32", 255, (), {}) as raster:
+            raster.write(where.window, BEFORE.astype(np.uint32))
+        text = styles.class_pam(NAMES, COLORS)
+        sidecars(tmp_path / f"{name}.tif")[0].write_text(text, "utf-8")
+    with pytest.raises(InputError, match=r"a\.tif: its pixels are uint32; class ids"):
+        stages.compare_maps(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif")
+    assert not (tmp_path / "c.tif").exists()
+
+
 def test_bands_do_not_depend_on_threads_or_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,7 +603,13 @@ def test_the_command_compares_a_run_and_files(run: stages.Run) -> None:
     made = run.paths.change_map("hill", 2005, 2010)
     assert made.with_suffix(".qml").read_bytes() == (folder / "c.qml").read_bytes()
     np.testing.assert_array_equal(_pixels(folder / "c.tif"), _pixels(made))
-    for wrong in ([*years, *of_run[:2]], [*years, *of_run, *out], files, [*files, *of_run[2:]]):
+    of_files = ("--min-confidence", "99"), ("--before-confidence", maps[0]), out[2:]
+    for wrong in (
+        [*years, *of_run[:2]], [*years, *of_run, *out], files, [*files, *of_run[2:]],
+        *([*years, *of_run, *option] for option in of_files),
+        [*files, *out, "--before-confidence", maps[0], "--min-confidence", "9"],
+        [*files, *out, "--before-confidence", maps[0], "--after-confidence", maps[1]],
+    ):  # fmt: skip
         assert isinstance(runner.invoke(cli.app, wrong).exception, SettingsError), wrong
 
 

@@ -102,6 +102,8 @@ def test_ids_that_are_no_classes_are_refused(tmp_path: Path) -> None:
 
 def test_the_map_itself_is_never_overwritten(tmp_path: Path) -> None:
     source = written(tmp_path / "map.tif", BEFORE)
+    with pytest.raises(SettingsError, match=r"q\.cleaned is a GeoTIFF"):
+        stages.clean_raster(Path("a.tif"), Path("q.cleaned"), CleaningSettings(majority_px=3))
     with pytest.raises(SettingsError, match="is the map itself"):
         stages.clean_raster(source, tmp_path / "." / "map.tif", RULES)
 

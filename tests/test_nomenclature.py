@@ -58,7 +58,7 @@ def test_every_mistake_of_the_file_is_told_at_once() -> None:
     text = """
     classes:
     - {name: built, covers: [EDF], color: red}
-    - {name: built, covers: [NO, 1.5, null, ''], color: '#fff'}
+    - {name: Built, covers: [NO, 1.5, null, ''], color: '#fff'}
     - {name: '', covers: EDF, color: 112233}
     - {name: no, cover: [A], color: "#000000"}
     - roads
@@ -70,7 +70,7 @@ def test_every_mistake_of_the_file_is_told_at_once() -> None:
     assert mistakes(text) == [
         "clases: is not known here; a nomenclature has classes, ignore and aliases",
         "classes[0].color: 'red' is not a colour such as '#50B051' (in quotes)",
-        "classes[1].name: 'built' is the name of an earlier class",
+        "classes[1].name: 'Built' is the name of an earlier class",
         "classes[1].color: '#fff' is not a colour such as '#50B051' (in quotes)",
         "classes[1].covers: false (or NO) is neither a label nor an id; quote it",
         "classes[1].covers: 1.5 is neither a label nor an id; quote it",

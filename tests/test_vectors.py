@@ -627,6 +627,12 @@ def test_geoparquet_of_a_run_and_nothing_of_earlier_settings(province: Path) -> 
     assert out.exists()
 
 
+def test_polygons_do_not_take_the_style_of_the_map(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="would replace that of") as caught:
+        stages.vector_raster(tmp_path / "0722.tif", tmp_path / "0722.parquet")
+    assert "0722.polygons.parquet" in caught.value.remedy
+
+
 def test_no_polygons_are_made_unless_asked_for(province: Path) -> None:
     with pytest.raises(SettingsError, match="no polygons are asked for"):
         stages.vector_map(run_of(province), SHEET)
