@@ -367,7 +367,7 @@ def test_geoparquet_has_its_style_beside_it(
     class_map: tuple[Path, Path, NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     path, _sure, classes = class_map
-    out = tmp_path / "map.parquet"
+    out = tmp_path / "polygons.parquet"
     run("--map", path, "--out", out)
     frame = geopandas.read_parquet(out)
     assert frame.crs.to_epsg() == 25830

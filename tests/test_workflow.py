@@ -38,6 +38,9 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in hidden}
 
 
+AFTER_MAPS = ("confusion", "report", "error_raster", "mosaic", "qgis_project")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which the demo ran from nothing to its report, with a training of eight steps."""
@@ -98,12 +101,14 @@ def test_a_finished_run_has_nothing_to_do(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "rules"),
     [
-        ("{mapping: {overlap_px: 32}}", {"map_sheet", "confusion", "report"}),
-        ("{training: {learning_rate: 0.005}}", {"train", "map_sheet", "confusion", "report"}),
+        ("{mapping: {overlap_px: 32}}", {"map_sheet", *AFTER_MAPS}),
+        ("{training: {learning_rate: 0.005}}", {"train", "map_sheet", *AFTER_MAPS}),
         (
             "{tiling: {min_labelled: 0.7}}",
-            {"tile_plan", "shard", "train", "map_sheet", "confusion", "report"},
+            {"tile_plan", "shard", "train", "map_sheet", *AFTER_MAPS},
         ),
+        ("{cleaning: {min_area_m2: 9}}", {"clean_map", *AFTER_MAPS}),
+        ("{vectors: {format: gpkg}}", {"vector_map", "qgis_project"}),
         ("{training: {workers: 0}}", set()),
     ],
 )
