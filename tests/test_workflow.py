@@ -253,6 +253,6 @@ def test_a_sheet_that_is_only_mapped_reruns_no_training(finished: Path) -> None:
         before.replace(str(ROOT / "configs" / "demo_sheets.csv"), str(added)), "utf-8"
     )
     try:
-        assert _planned(finished, str(edited)) == {"map_sheet", "report"}
+        assert _planned(finished, str(edited)) == {"map_sheet", "report", "mosaic", "qgis_project"}
     finally:
         settings.write_text(before, "utf-8")
