@@ -27,6 +27,9 @@ from pipeline.windows import Axis, axis_parts, touching
 # What a GPU needs to be busy; a processor is busy with one, and its caches like it better.
 _PIXELS_AT_ONCE = {"cuda": 8 * 512 * 512, "cpu": 512 * 512}
 
+SAMPLE_PX = 512
+"""Pixels a side of a sample: a quarter of a million of them tell what a precision costs."""
+
 Inside = Callable[[Window], NDArray[np.bool_]]
 """Window inside the sheet -> which of its pixels are asked for, shape ``(rows, cols)``."""
 
@@ -102,12 +105,12 @@ def predicted_bands(
 
 
 def sample_window(read: Read, region: Window, settings: MappingSettings) -> Window | None:
-    """A window of the size that the network will see with much valid ground, to try things on.
+    """A window with much valid ground, to try things on: of :data:`SAMPLE_PX` at most.
 
     Of nine places spread over the region, the middle one first, it is the first that is all valid,
     or the most valid one; None where all of them are without data.
     """
-    size = settings.window_px
+    size = min(settings.window_px, SAMPLE_PX)
     width, height = min(size, region.width), min(size, region.height)
     best: tuple[int, Window | None] = (0, None)
     for down, across in ((2, 2), (1, 1), (3, 3), (1, 3), (3, 1), (2, 1), (2, 3), (1, 2), (3, 2)):
@@ -241,7 +244,7 @@ class _Sheet:
                 more = self.batch_size - len(parts)
                 images, valid = (*images, *images[-1:] * more), (*valid, *valid[-1:] * more)
                 asked += asked[-1:] * more
-            found = self.predictor(np.stack(images), np.stack(valid), asked)
+            found = self.predictor(_stacked(images), _stacked(valid), asked)
             # Handed on one batch late: a GPU computes this one while that one is looked at.
             yield from before
             before = list(zip(parts, found, strict=False))
@@ -324,6 +327,11 @@ class _Row:
             found = values.to(torch.uint8).cpu().numpy()
             found[..., missing] = IGNORE
             target[..., window.col - self.band.col : window.right - self.band.col] = found
+
+
+def _stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays of one shape as one array; of a single one, itself."""
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][np.newaxis]
 
 
 def _ids(probabilities: Tensor, best: Tensor) -> Tensor:
