@@ -7,9 +7,6 @@ go away; an existing cluster stays as it was.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -20,19 +17,8 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LOWER = 10  # a tenth of a core is left on a full node: enough for reading and writing
-
 PATIENCE = 1.0
 """Seconds between two looks at whether an engine still lives, while a result lets wait."""
-
-
-def behind_the_network() -> None:
-    """Let this thread take what the network's threads leave of the processors.
-
-    Those wait for each other many times a window: one that has to share its core holds all up.
-    """
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWER)
 
 
 def _lives() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid import Window
-from pipeline.parallel import behind_the_network
 
 Read = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 """Window inside the sheet -> image ``(bands, rows, cols)``, valid ``(rows, cols)``; any thread."""
@@ -37,7 +36,7 @@ class SheetRows:
         columns = -(-window.width // max(1, threads))
         self._columns = -(-columns // _COLUMNS) * _COLUMNS
         self._chunks: dict[int, list[tuple[Window, Future[_Pixels]]]] = {}
-        self._pool = ThreadPoolExecutor(max(1, threads), "read", behind_the_network)
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
 
     def hold(self, first: int, behind: int) -> None:
         """Begin to read rows; those above the first are forgotten."""

@@ -22,7 +22,6 @@ from pipeline.errors import OutputError, TrainingError
 from pipeline.grid import PixelGrid, Window
 from pipeline.imagery import Imagery, SheetImagery
 from pipeline.map_store import Layer, MapStore
-from pipeline.parallel import behind_the_network
 from pipeline.publication import published
 from pipeline.run import Run
 from pipeline.sections import MappingSettings
@@ -239,7 +238,7 @@ class _Counted:
 def _store(bands: Generator[MappedBand, None, None], store: MapStore, first: int) -> None:
     """Store bands while the next one is computed; at most one waits."""
     # Closed whatever happens: its threads read from files that the caller closes next.
-    with closing(bands), ThreadPoolExecutor(1, "write", behind_the_network) as writer:
+    with closing(bands), ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         stored: Future[None] | None = None
         for band in bands:
             if stored is not None:
