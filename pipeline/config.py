@@ -25,6 +25,7 @@ from pipeline.sections import (
     AugmentationSettings,
     ChangeSettings,
     CleaningSettings,
+    EvaluationSettings,
     LabelSettings,
     MappingSettings,
     Range,
@@ -65,6 +66,7 @@ class Settings(Section):
     cleaning: CleaningSettings = CleaningSettings()
     vectors: VectorSettings = VectorSettings()
     changes: ChangeSettings = ChangeSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     def as_yaml(self, *sections: str) -> str:
         """The settings, or some sections, as YAML that :func:`load` reads back to the same."""

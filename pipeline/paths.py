@@ -221,10 +221,49 @@ class RunPaths:
         """Confusion matrix of the sheet's test ground, JSON."""
         return self.run / "confusion" / f"{sheet}.json"
 
+    def evaluation(self, sheet: str) -> Path:
+        """Calibration, outlines and tiles of the sheet's test ground, JSON."""
+        return self.run / "evaluation" / f"{sheet}.json"
+
+    def block_matrices(self, sheet: str) -> Path:
+        """Confusion matrices of the squares of the sheet's test ground, Parquet."""
+        return self.run / "evaluation" / f"{sheet}.blocks.parquet"
+
+    def polygon_agreement(self, sheet: str) -> Path:
+        """SIOSE polygons that differ from the map, and update candidates, GeoPackage."""
+        return self.run / "agreement" / f"{sheet}.gpkg"
+
+    def polygon_agreement_counts(self, sheet: str) -> Path:
+        """Shares on the map against those of SIOSE's polygons in numbers, JSON."""
+        return self.run / "agreement" / f"{sheet}.json"
+
+    @property
+    def sample(self) -> Path:
+        """Points to interpret by eye, GeoPackage with a form."""
+        return self.run / "assessment" / "sample.gpkg"
+
+    @property
+    def area_estimates(self) -> Path:
+        """Areas and accuracies with confidence intervals from the interpreted sample, JSON."""
+        return self.run / "assessment" / "estimates.json"
+
+    @property
+    def area_estimates_table(self) -> Path:
+        """The same, CSV."""
+        return self.run / "assessment" / "estimates.csv"
+
     @property
     def report(self) -> Path:
         """The report that an analyst opens first."""
         return self.run / "report" / "index.html"
+
+    def report_table(self, name: str) -> Path:
+        """A table of the report, CSV."""
+        return self.run / "report" / "tables" / f"{name}.csv"
+
+    def report_figure(self, name: str) -> Path:
+        """A figure of the report, SVG."""
+        return self.run / "report" / "figures" / f"{name}.svg"
 
     @property
     def summary(self) -> Path:

@@ -232,6 +232,23 @@ class VectorSettings(Section):
     siose_shares: bool = False
 
 
+class EvaluationSettings(Section):
+    """How good the map is said to be."""
+
+    boundary_px: Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=32)] = 3
+    block_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
+    draws: Annotated[int, BeforeValidator(no_bool), Field(ge=100, le=100_000)] = 1000
+    target_accuracy: Share = 0.95
+    min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 80
+    min_change: Share = 0.5
+    worst_polygons: Count = 200
+    shown_tiles: Margin = 6
+
+    # What counts pixels, what looks at polygons, and what only the report asks.
+    of_pixels: ClassVar[set[str]] = {"boundary_px", "block_px"}
+    of_polygons: ClassVar[set[str]] = {"min_confidence", "min_change", "worst_polygons"}
+
+
 class ChangeSettings(Section):
     """What a change between two years is."""
 

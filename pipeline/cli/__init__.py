@@ -23,6 +23,7 @@ from pipeline.errors import OutputError, TeselaError
 from pipeline.cli import rules as rules
 from pipeline.cli import mapping as mapping
 from pipeline.cli import maps as maps
+from pipeline.cli import evaluation as evaluation
 from pipeline.cli import siose as siose
 from pipeline.cli import networks as networks
 # isort: on

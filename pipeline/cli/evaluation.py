@@ -1,0 +1,3 @@
+"""The sub-commands that say how good maps are."""
+
+from __future__ import annotations
