@@ -28,6 +28,26 @@ def link(target: Path, folder: Path) -> str:
     return Path(os.path.relpath(there, here)).as_posix()
 
 
+REPORT_FIGURES = ("classes", "reliability", "trust", "outlines", "agreement", "costs")
+"""Figures of the report, each a file of its own as well."""
+
+REPORT_TABLES = (
+    "scores_by_class",
+    "scores_by_sheet",
+    "scores_by_sheet_and_class",
+    "calibration",
+    "trust",
+    "outlines",
+    "tiles",
+    "agreement",
+    "worst_polygons",
+    "update_candidates",
+    "areas",
+    "costs",
+)
+"""Tables of the report, each a file of its own as well."""
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The files below a run's folder.
