@@ -247,6 +247,7 @@ class EvaluationSettings(Section):
     # What counts pixels, what looks at polygons, and what only the report asks.
     of_pixels: ClassVar[set[str]] = {"boundary_px", "block_px"}
     of_polygons: ClassVar[set[str]] = {"min_confidence", "min_change", "worst_polygons"}
+    of_report: ClassVar[set[str]] = {"draws", "target_accuracy", "shown_tiles"}
 
 
 class ChangeSettings(Section):
