@@ -1,7 +1,6 @@
-"""ConfusionMatrix: reference against mapped pixels, the sums over windows, and the scores.
+"""ConfusionMatrix: reference against mapped pixels, and the sums over windows.
 
-Rows are the reference (SIOSE), columns the map. A score that has no pixels to stand on is NaN,
-never 0, and no mean includes it; in JSON it is ``null``.
+Rows are the reference (SIOSE), columns the map.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.counting import IDS, pair_counts
 from pipeline.errors import InputError
 from pipeline.nomenclature import IGNORE
+from pipeline.scores import Scores, scores, shares
 
 LAYOUT = 1
 """Version of the JSON file; raised when its keys change their meaning."""
@@ -72,72 +70,6 @@ def _pairs(
                 f"the {what} holds the id {wrong}; ids run from 0 to {classes - 1}, or are {ignore}"
             )
     return pairs
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How well one class is mapped; shares from 0 to 1, or NaN.
-
-    Attributes:
-        name: Name of the class.
-        support: Reference pixels that are mapped as some class.
-        mapped: Labelled pixels that are mapped as this class.
-        correct: Pixels of this class in both.
-        users: User's accuracy (precision): the share of the mapped pixels that is right. NaN if
-            nothing is mapped as this class; 0 if it is mapped but absent from the reference.
-        producers: Producer's accuracy (recall): the share of the reference pixels that is found.
-            NaN if the class is absent from the reference.
-        f1: Harmonic mean of both; NaN if the class is absent from the reference.
-        iou: Intersection over union; NaN if the class is absent from the reference, where it
-            would be 0 however good the map: what was mapped in error counts against the classes
-            that it was taken from.
-    """
-
-    name: str
-    support: int
-    mapped: int
-    correct: int
-    users: float
-    producers: float
-    f1: float
-    iou: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of a map; shares from 0 to 1, or NaN where there is no reference at all.
-
-    Attributes:
-        pixels: Pixels compared.
-        overall_accuracy: Share of them with the right class.
-        mean_iou: Mean IoU of the classes in the reference, each counting the same.
-        frequency_weighted_iou: The same, each class counting by its reference pixels.
-        mean_f1: Mean F1 of the classes in the reference.
-        mean_producers: Mean producer's accuracy of them (balanced accuracy).
-        classes: One entry a class, in the order of the ids.
-    """
-
-    pixels: int
-    overall_accuracy: float
-    mean_iou: float
-    frequency_weighted_iou: float
-    mean_f1: float
-    mean_producers: float
-    classes: tuple[ClassScores, ...]
-
-    @property
-    def present(self) -> tuple[ClassScores, ...]:
-        """The classes that the reference has: those that the means are over."""
-        return tuple(scores for scores in self.classes if scores.support)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, NaN as None."""
-        values = {key: _json_number(value) for key, value in vars(self).items() if key != "classes"}
-        values["classes"] = [
-            {key: _json_number(value) for key, value in vars(scores).items()}
-            for scores in self.classes
-        ]
-        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +155,7 @@ class ConfusionMatrix:
             Shape ``(classes, classes)``, producer's accuracies on the diagonal; the row of a class
             absent from the reference is NaN.
         """
-        return _shares(self.counts, self.counts.sum(axis=1, keepdims=True))
+        return shares(self.counts, self.counts.sum(axis=1, keepdims=True))
 
     def by_mapped(self) -> NDArray[np.float64]:
         """Each column as shares of its sum: what really is where the map says a class.
@@ -232,51 +164,23 @@ class ConfusionMatrix:
             Shape ``(classes, classes)``, user's accuracies on the diagonal; the column of a class
             that is not on the map is NaN.
         """
-        return _shares(self.counts, self.counts.sum(axis=0, keepdims=True))
+        return shares(self.counts, self.counts.sum(axis=0, keepdims=True))
 
     def scores(self) -> Scores:
-        """Accuracies and IoU of the pixels counted.
-
-        Source:
-            User's and producer's accuracy: Congalton & Green (2019); mean and frequency-weighted
-            IoU: Long, Shelhamer & Darrell (2015), over the classes in the reference.
-        """
-        support, mapped = self.counts.sum(axis=1), self.counts.sum(axis=0)
-        correct, pixels = np.diagonal(self.counts), self.pixels
-        absent = support == 0
-        producers = _shares(correct, support)
-        users = _shares(correct, mapped)
-        f1 = np.where(absent, np.nan, _shares(2 * correct, support + mapped))
-        iou = np.where(absent, np.nan, _shares(correct, support + mapped - correct))
-        present = ~absent
-
-        def mean(values: NDArray[np.float64]) -> float:
-            return float(values[present].mean()) if present.any() else math.nan
-
-        numbers = (support, mapped, correct, users, producers, f1, iou)
-        columns = [values.tolist() for values in numbers]
-        weighted = float((iou[present] * support[present]).sum() / pixels) if pixels else math.nan
-        return Scores(
-            pixels=pixels,
-            overall_accuracy=int(correct.sum()) / pixels if pixels else math.nan,
-            mean_iou=mean(iou),
-            frequency_weighted_iou=weighted,
-            mean_f1=mean(f1),
-            mean_producers=mean(producers),
-            classes=tuple(map(ClassScores, self.names, *columns)),
-        )
+        """Accuracies, kappa, F1 and IoU of the pixels counted."""
+        return scores(self.names, self.counts)
 
     def as_json(self) -> str:
         """The counts and the scores as JSON text; the same counts give the same text."""
         rows = ",\n    ".join(json.dumps(row) for row in self.counts.tolist())
-        scores = json.dumps(self.scores().as_dict(), ensure_ascii=False, allow_nan=False)
+        values = json.dumps(self.scores().as_dict(), ensure_ascii=False, allow_nan=False)
         return (
             f'{{\n  "layout": {LAYOUT},\n'
             f'  "classes": {json.dumps(list(self.names), ensure_ascii=False)},\n'
             f'  "order": "row = reference, column = mapped",\n'
             f'  "counts": [\n    {rows}\n  ],\n'
             f'  "unmapped": {self.unmapped},\n'
-            f'  "scores": {scores}\n}}\n'
+            f'  "scores": {values}\n}}\n'
         )
 
     def as_csv(self) -> str:
@@ -324,15 +228,3 @@ def from_json(text: str, source: str) -> ConfusionMatrix:
         return ConfusionMatrix(tuple(names), np.array(counts, np.int64), unmapped or 0)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{source}: {error}.", remedy=remedy) from error
-
-
-def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``part / whole``, NaN where the whole is nothing."""
-    part, whole = np.broadcast_arrays(part, whole)
-    shares = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=shares, where=whole > 0)
-    return shares
-
-
-def _json_number(value: object) -> object:
-    return None if isinstance(value, float) and math.isnan(value) else value

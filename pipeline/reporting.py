@@ -18,10 +18,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from pipeline import diagnosis, figures, thumbnails
 from pipeline.changes import ChangeTables
-from pipeline.confusion import ClassScores, ConfusionMatrix, Scores
+from pipeline.confusion import ConfusionMatrix
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.numerals import area, count, duration, hectares, listed, percent, plain, plural
+from pipeline.scores import ClassScores, Scores
 from pipeline.siose_problems import KINDS
 from pipeline.thumbnails import SheetThumbnails
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from pipeline.confusion import ConfusionMatrix, Scores, confusion_counts, from_json
+from pipeline.confusion import ConfusionMatrix, confusion_counts, from_json
 from pipeline.errors import InputError
+from pipeline.scores import Scores
 
 NAMES = ("olive", "water", "road", "vineyard")
 _ = 255
@@ -168,7 +169,7 @@ def test_scores_of_a_matrix_counted_by_hand() -> None:
     assert scores.mean_iou == pytest.approx((3 / 6 + 2 / 4 + 0) / 3)
     assert scores.frequency_weighted_iou == pytest.approx((4 * 3 / 6 + 3 * 2 / 4 + 0) / 9)
     assert scores.mean_f1 == pytest.approx((olive.f1 + water.f1 + 0) / 3)
-    assert scores.mean_producers == pytest.approx((3 / 4 + 2 / 3 + 0) / 3)
+    assert scores.balanced_accuracy == pytest.approx((3 / 4 + 2 / 3 + 0) / 3)
 
 
 def test_iou_agrees_with_torchmetrics_where_every_class_is_present() -> None:
@@ -190,7 +191,7 @@ def test_nothing_compared_scores_nan_everywhere() -> None:
         scores.mean_iou,
         scores.frequency_weighted_iou,
         scores.mean_f1,
-        scores.mean_producers,
+        scores.balanced_accuracy,
         *(entry.iou for entry in scores.classes),
         *(entry.users for entry in scores.classes),
     ]
