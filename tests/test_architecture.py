@@ -141,6 +141,8 @@ ORDER = [
     "sample_chips",
     "sample_form",
     "sample_files",
+    "compared_polygons",
+    "listed_polygons",
     "polygon_agreement",
     "agreement_layers",
     "figures",
