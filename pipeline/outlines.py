@@ -1,0 +1,156 @@
+"""OutlineCounts: how accurate a map is by distance to the labels' outlines, and its own outlines.
+
+Labels are inexact along their outlines: SIOSE is drawn at 1:25 000, and composite parcels have
+borders that nobody sees on the ground. A map that is wrong near outlines only is better than its
+overall accuracy says.
+
+An outline runs between two pixels. An outline pixel is one with a pixel of another class above,
+below, left or right of it; pixels that are masked (255) make no outline. Distances are Euclidean,
+in pixels, between the centres of pixels, to the nearest outline pixel: an outline pixel has
+distance 0, and a pixel at distance d lies d + 0.5 px behind a straight outline. An outline may be
+hidden under masked pixels: near them, distances are upper bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.scores import shares
+
+DISTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+"""Upper edges of the bins of distances in pixels, each in its bin; the last bin is "more"."""
+
+BINS = len(DISTANCES) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryScores:
+    """How well the outlines of the map meet those of the labels; shares from 0 to 1.
+
+    Attributes:
+        precision: Share of the map's outline pixels of each class that lie near one of the labels'
+            of that class, shape ``(classes,)``; NaN where the map has none.
+        recall: Share of the labels' that lie near one of the map's; NaN where the labels have none.
+        f: Harmonic mean of both; NaN where the labels have none, 0 where only the map has none.
+        mean: Mean of ``f`` over the classes of which the labels have outlines; NaN without any.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f: NDArray[np.float64]
+    mean: float
+
+
+@dataclass(frozen=True, eq=False)
+class OutlineCounts:
+    """Pixels by their distance to outlines, and outlines that are met. Adds up with ``+``.
+
+    Attributes:
+        by_distance: Labelled pixels, int64, shape ``(classes, bins, 2)``, read-only: by reference
+            class, by distance to the nearest outline of the labels; wrong, right.
+        boundary: Outline pixels, int64, shape ``(classes, 4)``, read-only: of the map judged, of
+            them met; of the labels judged, of them met. Not judged are those within the tolerance
+            of a pixel that is masked, has no map, or lies beyond the judged ground: what they
+            should meet may lie there.
+        tolerance_px: Pixels that an outline pixel may lie off and still be met.
+
+    Raises:
+        ValueError: If the counts are not of that shape, or negative.
+    """
+
+    by_distance: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+    tolerance_px: int
+
+    def __post_init__(self) -> None:
+        by_distance, boundary = np.array(self.by_distance), np.array(self.boundary)
+        size = len(by_distance)
+        if by_distance.shape != (size, BINS, 2) or boundary.shape != (size, 4) or not size:
+            raise ValueError(
+                f"counts of shapes (classes, {BINS}, 2) and (classes, 4), not "
+                f"{by_distance.shape} and {boundary.shape}"
+            )
+        for name, counts in (("by_distance", by_distance), ("boundary", boundary)):
+            if not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
+                raise ValueError("counts are whole numbers of pixels, 0 or more")
+            whole = counts.astype(np.int64)
+            whole.setflags(write=False)
+            object.__setattr__(self, name, whole)
+
+    @classmethod
+    def empty(cls, classes: int, tolerance_px: int) -> OutlineCounts:
+        """Those of no pixels: where a sum over windows begins."""
+        by_distance = np.zeros((classes, BINS, 2), np.int64)
+        return cls(by_distance, np.zeros((classes, 4), np.int64), tolerance_px)
+
+    def __add__(self, other: OutlineCounts) -> OutlineCounts:
+        mine, theirs = (
+            (len(self.boundary), self.tolerance_px),
+            (
+                len(other.boundary),
+                other.tolerance_px,
+            ),
+        )
+        if mine != theirs:
+            raise ValueError(f"counts of {mine} and {theirs} classes and pixels do not add up")
+        return OutlineCounts(
+            self.by_distance + other.by_distance, self.boundary + other.boundary, self.tolerance_px
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OutlineCounts):
+            return NotImplemented
+        return (
+            self.tolerance_px == other.tolerance_px
+            and np.array_equal(self.by_distance, other.by_distance)
+            and np.array_equal(self.boundary, other.boundary)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def pixels(self) -> NDArray[np.int64]:
+        """Labelled pixels of each class and bin, shape ``(classes, bins)``."""
+        return np.asarray(self.by_distance.sum(axis=2))
+
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Share of them that is right (producer's accuracy), shape ``(classes, bins)``, or NaN."""
+        return shares(self.by_distance[..., 1], self.pixels)
+
+    def accuracy(self) -> NDArray[np.float64]:
+        """Share of the pixels of all classes that is right, shape ``(bins,)``, or NaN."""
+        return shares(self.by_distance[..., 1].sum(axis=0), self.pixels.sum(axis=0))
+
+    def accuracy_beyond(self, distance: int) -> float:
+        """Overall accuracy of the pixels farther from outlines than that; NaN without any.
+
+        Args:
+            distance: One of :data:`DISTANCES`.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        beyond = self.by_distance[:, DISTANCES.index(distance) + 1 :]
+        pixels = int(beyond.sum())
+        return int(beyond[..., 1].sum()) / pixels if pixels else math.nan
+
+    def boundary_f(self) -> BoundaryScores:
+        """Precision, recall and F-score of the outlines of each class.
+
+        Source:
+            Csurka, Larlus & Perronnin (2013), section 3: a score a class, then their mean; here
+            from the counts of all ground, not averaged over pictures.
+        """
+        said, said_met, true, true_met = self.boundary.T
+        precision, recall = shares(said_met, said), shares(true_met, true)
+        both = np.nan_to_num(precision) + recall
+        f = np.divide(
+            2 * np.nan_to_num(precision) * recall, both, out=np.zeros_like(both), where=both > 0
+        )
+        f = np.where(true > 0, f, np.nan)
+        mean = float(f[true > 0].mean()) if (true > 0).any() else math.nan
+        return BoundaryScores(precision, recall, f, mean)
