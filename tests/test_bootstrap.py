@@ -1,0 +1,249 @@
+"""Bootstrap intervals: against what can be enumerated, against SciPy, and by simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline import bootstrap
+from pipeline.bootstrap import OVERALL, PER_CLASS, Ground, Interval, differences, intervals
+from pipeline.ground_blocks import BlockMatrices
+from pipeline.scores import measures
+
+NAMES = ("olives", "water", "roads")
+
+
+def blocks(
+    counts: object,
+    places: object = None,
+    names: tuple[str, ...] = NAMES,
+    crs: str = "EPSG:25830",
+    side_m: float = 128.0,
+) -> BlockMatrices:
+    matrices = np.array(counts, np.int64).reshape(-1, len(names), len(names))
+    if places is None:
+        places = [(column, 7) for column in range(len(matrices))]
+    return BlockMatrices(
+        names, np.array(places, np.int64).reshape(-1, 2), crs, matrices, side_m=side_m
+    )
+
+
+def random_blocks(number: int, seed: int = 0) -> BlockMatrices:
+    """Blocks whose accuracy differs from one to the next, as on real ground."""
+    random = np.random.default_rng(seed)
+    diagonal = np.eye(3, dtype=np.int64) * random.integers(0, 900, (number, 3, 1))
+    return blocks(diagonal + random.integers(0, 200, (number, 3, 3)))
+
+
+def accuracy_blocks(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> BlockMatrices:
+    counts = np.zeros((len(right), 2, 2), np.int64)
+    counts[:, 0, 0], counts[:, 0, 1] = right, wrong
+    return blocks(counts, names=("a", "b"))
+
+
+def test_two_blocks_give_the_three_sums_that_there_are() -> None:
+    """Of two blocks, both are drawn half of the time, and each twice a quarter of the time."""
+    pair = accuracy_blocks(np.array([10, 30]), np.array([0, 70]))
+    found = intervals([pair], draws=4000, seed=1)
+    assert found.blocks == 2
+    # A quarter of the draws is far more than 2.5 % on either side: the bounds are the extremes.
+    assert found.overall_accuracy == Interval(40 / 110, 0.3, 1.0)
+    assert found.users[0] == Interval(1.0, 1.0, 1.0)
+    assert found.users[1].value == 0.0
+    assert math.isnan(found.users[1].low), "one block alone is mapped as b"
+
+
+def test_the_draws_are_those_of_all_sequences_of_blocks() -> None:
+    """Three blocks have 27 equally likely sequences: their quantiles, enumerated."""
+    counts = np.array([[[8, 2], [1, 4]], [[3, 5], [2, 9]], [[40, 1], [6, 2]]])
+    part = blocks(counts, names=("a", "b"))
+    sums = [sum(counts[list(drawn)]) for drawn in itertools.product(range(3), repeat=3)]
+    exact = measures(np.array(sums))
+    found = intervals([part], draws=20_000, seed=3)
+    whole = measures(counts.sum(axis=0))
+    for key in OVERALL:
+        values = np.sort(getattr(exact, key))
+        interval = getattr(found, key)
+        assert interval.value == float(getattr(whole, key))
+        # 1/27 of the sequences lies at either end, more than the tail of 2.5 %.
+        assert (interval.low, interval.high) == (values[0], values[-1])
+    for key in PER_CLASS:
+        for number, interval in enumerate(getattr(found, key)):
+            values = np.sort(getattr(exact, key)[:, number])
+            assert (interval.low, interval.high) == (values[0], values[-1])
+
+
+def test_accuracy_has_the_interval_that_scipy_gives() -> None:
+    part = random_blocks(60)
+    right = np.trace(part.counts, axis1=1, axis2=2)
+    pixels = part.counts.sum(axis=(1, 2))
+
+    def ratio(numerator: NDArray[np.int64], whole: NDArray[np.int64], axis: int) -> object:
+        return numerator.sum(axis=axis) / whole.sum(axis=axis)
+
+    theirs = stats.bootstrap(
+        (right, pixels), ratio, paired=True, vectorized=True, n_resamples=20_000,
+        method="percentile", rng=np.random.default_rng(5),
+    ).confidence_interval  # fmt: skip
+    ours = intervals([part], draws=20_000, seed=6).overall_accuracy
+    assert ours.value == right.sum() / pixels.sum()
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+
+
+def test_the_difference_has_the_interval_that_scipy_gives() -> None:
+    one, other = random_blocks(40, seed=1), random_blocks(40, seed=2)
+
+    def gain(*sums: NDArray[np.int64], axis: int) -> object:
+        a, whole_a, b, whole_b = (values.sum(axis=axis) for values in sums)
+        return b / whole_b - a / whole_a
+
+    values = [
+        array
+        for part in (one, other)
+        for array in (np.trace(part.counts, axis1=1, axis2=2), part.counts.sum(axis=(1, 2)))
+    ]
+    theirs = stats.bootstrap(
+        values, gain, paired=True, vectorized=True, n_resamples=20_000, method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval  # fmt: skip
+    ours = differences([one], [other], draws=20_000, seed=6).overall_accuracy
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Blocks whose accuracy varies; pixels taken for independent would cover half of that."""
+    random = np.random.default_rng(11)
+    held = naive = 0
+    trials, number, pixels = 300, 40, 1000
+    for trial in range(trials):
+        share = random.beta(8, 2, number)  # mean 0.8
+        right = np.round(share * pixels).astype(np.int64)
+        found = intervals([accuracy_blocks(right, pixels - right)], draws=200, seed=trial)
+        held += found.overall_accuracy.low <= 0.8 <= found.overall_accuracy.high
+        mean = found.overall_accuracy.value
+        naive += abs(mean - 0.8) <= 1.96 * math.sqrt(mean * (1 - mean) / (number * pixels))
+    assert 0.90 <= held / trials <= 0.98
+    assert naive / trials < 0.4
+
+
+def test_a_run_differs_from_itself_by_nothing() -> None:
+    part = random_blocks(25)
+    found = differences([part], [part], draws=300)
+    nothing = Interval(0.0, 0.0, 0.0)
+    assert all(getattr(found, key) == nothing for key in OVERALL)
+    assert all(getattr(found, key) == (nothing,) * 3 for key in PER_CLASS)
+    assert not nothing.excludes_zero
+
+
+def test_what_is_hard_for_both_does_not_widen_the_difference() -> None:
+    """The second map is right on 10 pixels more of every block, however hard the block."""
+    random = np.random.default_rng(4)
+    right = random.integers(100, 900, 50)
+    one = accuracy_blocks(right, 1000 - right)
+    other = accuracy_blocks(right + 10, 990 - right)
+    found = differences([one], [other], draws=500).overall_accuracy
+    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert found.excludes_zero
+    single = [intervals([part], draws=500).overall_accuracy for part in (one, other)]
+    assert single[0].high > single[1].low, "taken alone, the intervals overlap"
+    back = differences([other], [one], draws=500).overall_accuracy
+    assert (back.value, back.low, back.high) == (-found.value, -found.high, -found.low)
+
+
+def test_only_places_that_both_have_are_compared() -> None:
+    counts = np.arange(36).reshape(4, 3, 3) + 1
+    one = blocks(counts[:3], [(0, 0), (1, 0), (2, 0)])
+    other = blocks(counts[[3, 1, 0]], [(1, 0), (5, 5), (2, 0)])
+    found = differences([one], [other], draws=100)
+    assert found.blocks == 2
+    shared_one, shared_other = counts[[1, 2]].sum(axis=0), counts[[3, 0]].sum(axis=0)
+    expected = measures(shared_other).mean_iou - measures(shared_one).mean_iou
+    assert found.mean_iou.value == expected
+    apart = differences([one], [blocks(counts[:1], [(9, 9)])], draws=100)
+    assert apart.blocks == 0
+    assert all(math.isnan(value) for value in vars(apart.overall_accuracy).values())
+
+
+@pytest.mark.parametrize("other", [{"crs": "EPSG:25829"}, {"side_m": 64.0}])
+def test_a_place_is_one_of_its_system_and_lattice(other: dict[str, object]) -> None:
+    one = random_blocks(3)
+    moved = blocks(one.counts, one.places, **other)  # type: ignore[arg-type]
+    assert differences([one], [moved], draws=100).blocks == 0
+    assert len(Ground.of([one, moved]).places) == 6
+
+
+def test_blocks_of_several_sheets_at_one_place_are_drawn_together() -> None:
+    part = random_blocks(12)
+    half = part.counts // 2
+    twice = [blocks(half, part.places), blocks((part.counts - half)[::-1], part.places[::-1])]
+    assert intervals(twice, draws=200).as_dict() == intervals([part], draws=200).as_dict()
+    rest = [blocks(part.counts[7:], part.places[7:]), blocks(part.counts[:7], part.places[:7])]
+    assert intervals(rest, draws=200).as_dict() == intervals([part], draws=200).as_dict()
+
+
+def test_the_same_seed_gives_the_same_in_chunks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part = random_blocks(9)
+    whole = intervals([part], draws=333, seed=8).as_dict()
+    assert intervals([part], draws=333, seed=9).as_dict() != whole
+    for cells in (9, 20, 100):
+        monkeypatch.setattr(bootstrap, "_CELLS", cells)
+        assert intervals([part], draws=333, seed=8).as_dict() == whole
+
+
+def test_less_than_two_blocks_have_scores_without_bounds() -> None:
+    found = intervals([random_blocks(1)], draws=100)
+    assert not math.isnan(found.mean_iou.value)
+    assert math.isnan(found.mean_iou.low)
+    assert math.isnan(found.iou[0].high)
+    none = intervals([blocks([])], draws=100)
+    assert none.blocks == 0
+    assert math.isnan(none.overall_accuracy.value)
+    assert none.as_dict()["overall_accuracy"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_class_of_one_block_has_no_bounds_and_an_absent_one_no_score() -> None:
+    counts = np.zeros((20, 3, 3), np.int64)
+    counts[:, 0, 0] = np.arange(20) + 50
+    counts[:, 0, 1] = 5
+    counts[4, 1, 1] = 30
+    found = intervals([blocks(counts)], draws=500)
+    assert found.iou[0].low < found.iou[0].value < found.iou[0].high
+    assert found.producers[1].value == 1.0
+    assert math.isnan(found.producers[1].low)
+    assert math.isnan(found.iou[1].high)
+    assert found.users[1].low < found.users[1].value < found.users[1].high, "mapped in all blocks"
+    assert math.isnan(found.iou[2].value)
+    # Draws without the rare class are draws of another mean: 1 is its producer's accuracy, and
+    # without it the mean would be that of the first class alone.
+    assert found.balanced_accuracy.low > (1 + found.producers[0].low) / 2 - 0.01
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ValueError, match="same classes"):
+        intervals([])
+    with pytest.raises(ValueError, match="same classes"):
+        intervals([random_blocks(2), blocks(np.zeros((1, 2, 2)), names=("a", "b"))])
+    with pytest.raises(ValueError, match="other classes"):
+        differences([random_blocks(2)], [blocks(np.zeros((1, 2, 2)), names=("a", "b"))])
+    with pytest.raises(ValueError, match="too few"):
+        intervals([random_blocks(2)], draws=10)
+    with pytest.raises(ValueError, match="exact"):
+        intervals([accuracy_blocks(np.array([2**52, 1]), np.array([0, 0]))])
+
+
+def test_sums_beyond_float32_are_exact() -> None:
+    part = accuracy_blocks(np.array([2**40 + 1, 2**40 + 3]), np.array([1, 5]))
+    (sums,) = bootstrap._resampled(part.counts[:, np.newaxis], 64, 0)
+    assert set(sums[:, 0, 0, 0].tolist()) == {2**41 + 2, 2**41 + 4, 2**41 + 6}
+    assert set(sums[:, 0, 0, 1].tolist()) == {2, 6, 10}
