@@ -29,14 +29,32 @@ from pipeline.nomenclature import Nomenclature
 from pipeline.sections import SPLITS, Split, TilingSettings
 from pipeline.sheets import Sheet
 
+_BOUNDS = ("x_min", "y_min", "x_max", "y_max")
+
 
 @dataclass(frozen=True)
 class Ground:
-    """A rectangle of one sheet that belongs to one split."""
+    """A rectangle of one sheet that belongs to one split.
+
+    Attributes:
+        sheet: Name of the sheet.
+        window: Its pixels.
+        split: The split.
+        crs: Coordinate reference system of the sheet, as in its grid; empty where not told.
+        bounds: Left, bottom, right, top in that system: other sheets' ground can be compared
+            without opening their rasters. None where not told, as in plans of older versions.
+    """
 
     sheet: str
     window: Window
     split: str
+    crs: str = ""
+    bounds: tuple[float, float, float, float] | None = None
+
+    @classmethod
+    def on(cls, grid: PixelGrid, sheet: str, window: Window, split: str) -> Ground:
+        """Ground of which is told where it is."""
+        return cls(sheet, window, split, grid.crs, grid.bounds_of(window))
 
 
 @dataclass(frozen=True)
@@ -90,14 +108,16 @@ def plan_ground(
     """
     used = [sheet for sheet in sheets.values() if sheet.split != "map"]
     if settings.split == "sheet":
-        return tuple(Ground(s.name, grids[s.name].window, s.split) for s in used)
+        return tuple(Ground.on(grids[s.name], s.name, grids[s.name].window, s.split) for s in used)
     blocks = [
         (sheet.name, window, (grids[sheet.name].crs, *place))
         for sheet in used
         for window, place in _lattice(grids[sheet.name], settings.block_px)
     ]
     splits = _block_splits({place for _, _, place in blocks}, settings, seed)
-    return tuple(Ground(name, window, splits[place]) for name, window, place in blocks)
+    return tuple(
+        Ground.on(grids[name], name, window, splits[place]) for name, window, place in blocks
+    )
 
 
 def tile_windows(ground: Window, sheet: Window, settings: TilingSettings) -> list[Window]:
@@ -231,6 +251,10 @@ def write_plan(plan: TilePlan, plan_draft: Path, ground_draft: Path) -> None:
     table = table.append_column("class_pixels", counts)
     pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), plan_draft)
     table = _window_table([(g.sheet, g.window, g.split) for g in ground])
+    table = table.append_column("crs", pyarrow.array([g.crs for g in ground], pyarrow.string()))
+    for i, name in enumerate(_BOUNDS):
+        places = [g.bounds[i] if g.bounds else None for g in ground]
+        table = table.append_column(name, pyarrow.array(places, pyarrow.float64()))
     pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), ground_draft)
 
 
@@ -259,8 +283,33 @@ def read_ground(
     Raises:
         InputError: If it is missing, damaged, or was made with another nomenclature.
     """
-    rows = _read_table(ground, nomenclature, sheet)
-    return tuple(Ground(*_window_row(row)) for row in rows.to_pylist())
+    return tuple(map(_ground_row, _read_table(ground, nomenclature, sheet).to_pylist()))
+
+
+def read_test_ground(
+    ground: Path, nomenclature: Nomenclature, near: tuple[float, float, float, float]
+) -> tuple[Ground, ...]:
+    """Read the test ground of all sheets that may lie within bounds.
+
+    Args:
+        ground: The plan's ground.
+        nomenclature: The classes.
+        near: Left, bottom, right, top in CRS units.
+
+    Returns:
+        In the plan's order; ground that does not say where it is is among them, and so is that of
+        other CRSs whose coordinates happen to be these.
+
+    Raises:
+        InputError: If it is missing, damaged, or was made with another nomenclature.
+    """
+    rows = _read_table(ground, nomenclature, None, [("split", "=", "test")])
+    if set(_BOUNDS) <= set(rows.column_names):
+        left, bottom, right, top = (rows[name].to_numpy(zero_copy_only=False) for name in _BOUNDS)
+        # As what it is not: a comparison with NaN, where nothing is told, keeps the row.
+        far = (left >= near[2]) | (right <= near[0]) | (bottom >= near[3]) | (top <= near[1])
+        rows = rows.filter(pyarrow.array(~far))
+    return tuple(map(_ground_row, rows.to_pylist()))
 
 
 def tile_name(plan: Path, sheet: str, position: int) -> str:
@@ -313,11 +362,16 @@ def read_class_presence(
     return {sheet: np.concatenate([none, *some]) for sheet, some in parts.items()}
 
 
-def _read_table(path: Path, nomenclature: Nomenclature, sheet: str | None) -> pyarrow.Table:
+def _read_table(
+    path: Path,
+    nomenclature: Nomenclature,
+    sheet: str | None,
+    only: Sequence[tuple[str, str, str]] = (),
+) -> pyarrow.Table:
     """Rows of a file of the plan, checked."""
-    only = [("sheet", "=", sheet)] if sheet else None
+    filters = [*only, *([("sheet", "=", sheet)] if sheet else [])]
     with _readable(path):
-        rows = pyarrow.parquet.read_table(path, filters=only)
+        rows = pyarrow.parquet.read_table(path, filters=filters or None)
     _check_nomenclature(path, rows.schema, nomenclature)
     return rows
 
@@ -398,3 +452,9 @@ def _window_table(rows: Sequence[tuple[str, Window, str]]) -> pyarrow.Table:
 def _window_row(row: Mapping[str, Any]) -> tuple[str, Window, str]:
     window = Window(row["col"], row["row"], row["width"], row["height"])
     return row["sheet"], window, row["split"]
+
+
+def _ground_row(row: Mapping[str, Any]) -> Ground:
+    bounds = tuple(row.get(name) for name in _BOUNDS)
+    told = None if None in bounds else bounds
+    return Ground(*_window_row(row), row.get("crs") or "", told)  # type: ignore[arg-type]

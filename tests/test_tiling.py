@@ -106,8 +106,9 @@ def test_every_pixel_of_large_enough_ground_is_in_a_tile(
 def test_whole_sheets_are_ground_of_their_split() -> None:
     sheets = {s.name: s for s in (sheet_of("a", "train"), sheet_of("b", "map"))}
     grids = {"a": grid_of(30, 20), "b": grid_of(10, 10)}
-    assert tiling.plan_ground(sheets, grids, tiles_of(), 0) == (
-        Ground("a", Window(0, 0, 30, 20), "train"),
+    ground = tiling.plan_ground(sheets, grids, tiles_of(), 0)
+    assert ground == (
+        Ground("a", Window(0, 0, 30, 20), "train", grids["a"].crs, grids["a"].bounds),
     )
 
 
@@ -395,7 +396,7 @@ def a_plan(nomenclature: Nomenclature = CLASSES) -> TilePlan:
         ),
         (
             Ground("a", Window(0, 0, 8, 8), "train"),
-            Ground("a", Window(8, 0, 8, 8), "test"),
+            Ground("a", Window(8, 0, 8, 8), "test", "EPSG:25830", (0.1, 0.2, 0.3, 1e7 / 3)),
             Ground("b", Window(0, 0, 54_000, 38_000), "train"),
         ),
         nomenclature.fingerprint,

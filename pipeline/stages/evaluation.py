@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from pipeline import geotiff, tiling
+from pipeline import geotiff
 from pipeline.block_sweep import block_windows
 from pipeline.class_rasters import (
     class_raster,
@@ -13,6 +13,7 @@ from pipeline.class_rasters import (
 )
 from pipeline.confusion import ConfusionMatrix
 from pipeline.grid import Window
+from pipeline.judged_ground import read_judged_ground
 from pipeline.parallel import ordered
 from pipeline.publication import write_text
 from pipeline.run import Run
@@ -21,11 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def confusion(run: Run, sheet: str, threads: int = 1) -> None:
-    """Count reference against map on the sheet's test ground."""
+    """Count reference against map on the test ground that no earlier sheet has."""
     classes, paths = run.nomenclature, run.paths
     grid = geotiff.read_grid(paths.label_raster(sheet))
-    parts = tiling.read_ground(paths.ground, classes, sheet)
-    ground = [part.window for part in parts if part.split == "test"]
+    ground = read_judged_ground(paths.ground, grid, classes, run.sheets, sheet)
     total = ConfusionMatrix.empty(classes.names)
     delivered = paths.delivered_map(sheet, run.settings.cleaning.asked)
     with (
@@ -54,4 +54,4 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
         accuracy = 100 * total.scores().overall_accuracy
         log.info("sheet %s: accuracy %.1f %% of %d pixels", sheet, accuracy, total.pixels)
     else:
-        log.info("sheet %s: no test ground", sheet)
+        log.info("sheet %s: no test ground of its own", sheet)

@@ -1,0 +1,138 @@
+"""Judged ground: the test ground of a sheet that no earlier sheet is judged on already.
+
+Sheets of one flight overlap by some hundreds of metres. Counted on each of them, the strips would
+weigh twice in every sum over sheets: the sheet that comes first in the sheets table has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.grid import PixelGrid, Window
+from pipeline.nomenclature import Nomenclature
+from pipeline.sheets import Sheet
+from pipeline.tiling import Ground, read_test_ground
+
+
+def read_judged_ground(
+    ground: Path, grid: PixelGrid, classes: Nomenclature, sheets: Mapping[str, Sheet], sheet: str
+) -> list[Window]:
+    """Read where a sheet is judged; no other sheet's raster is opened.
+
+    Args:
+        ground: The ground file of the run's plan.
+        grid: The sheet's pixel grid.
+        classes: The training classes.
+        sheets: The sheets table.
+        sheet: Name of the sheet.
+
+    Returns:
+        As :func:`judged_ground`.
+
+    Raises:
+        InputError: If the file is missing, damaged, made with other classes, or made by an older
+            version that did not write where the ground of several test sheets is.
+    """
+    parts = read_test_ground(ground, classes, grid.bounds)
+    before = _before(sheets, sheet)
+    nowhere = dict.fromkeys(p.sheet for p in parts if p.sheet in before and p.bounds is None)
+    if nowhere and any(part.sheet == sheet for part in parts):
+        raise InputError(
+            f"{ground}: does not say where the test ground of other sheets is, so that what they "
+            f"have in common with sheet {sheet} would count twice.",
+            [f"sheet {name}" for name in nowhere],
+            "It is of an older version. Run tile_plan again.",
+        )
+    return judged_ground(parts, grid, sheets, sheet)
+
+
+def judged_ground(
+    ground: Iterable[Ground], grid: PixelGrid, sheets: Mapping[str, Sheet], sheet: str
+) -> list[Window]:
+    """Test ground of a sheet without that of earlier sheets of the same year.
+
+    A pixel is the earlier sheet's if its centre lies on that one's test ground (an edge belongs
+    to what is right of it or below), whether or not that sheet has a label there: masks do not
+    change whose the ground is. Two sheets are of the same year if both years are told and equal,
+    or if neither is told: a table without years is one of a single flight. Ground in another
+    coordinate system is not compared; at the border of two UTM zones it counts on both sheets.
+
+    Args:
+        ground: Ground of the sheet and of the others; of other splits and years too.
+        grid: The sheet's pixel grid.
+        sheets: The sheets table; its order says which sheet is the earlier one.
+        sheet: Name of the sheet.
+
+    Returns:
+        Disjoint rectangles of whole pixels, by row and column.
+
+    Raises:
+        ValueError: If earlier ground does not say where it is.
+    """
+    parts = [part for part in ground if part.split == "test"]
+    mine = [part for part in parts if part.sheet == sheet]
+    before, systems = _before(sheets, sheet), {part.crs for part in mine}
+    taken = [
+        window
+        for part in parts
+        if part.sheet in before and part.crs in systems
+        if (window := _pixels_of(part, grid)) is not None
+    ]
+    left = [rest for own in mine for rest in _without(own.window, taken)]
+    return sorted(left, key=lambda window: (window.row, window.col))
+
+
+def _before(sheets: Mapping[str, Sheet], sheet: str) -> set[str]:
+    """Names of the sheets of the same year that come before a sheet in the table."""
+    found: set[str] = set()
+    for name, other in sheets.items():
+        if name == sheet:
+            return found
+        if other.year == sheets[sheet].year:
+            found.add(name)
+    raise ValueError(f"the sheets table has no sheet {sheet!r}")
+
+
+def _pixels_of(part: Ground, grid: PixelGrid) -> Window | None:
+    """The pixels of a grid whose centres lie on another sheet's ground."""
+    if part.bounds is None:
+        raise ValueError(f"ground of sheet {part.sheet}: does not say where it is")
+    x_min, y_min, x_max, y_max = part.bounds
+
+    def first(distance: float) -> int:
+        # Rounded to 1e-6 px: coordinates are not exact, and an edge through centres (of grids
+        # half a pixel apart) has to fall the same way for all of them.
+        return math.ceil(round(distance - 0.5, 6))
+
+    col, right = (first((x - grid.left) / grid.pixel_width) for x in (x_min, x_max))
+    row, bottom = (first((grid.top - y) / grid.pixel_height) for y in (y_max, y_min))
+    if right <= col or bottom <= row:
+        return None
+    return Window(col, row, right - col, bottom - row).intersection(grid.window)
+
+
+def _without(window: Window, taken: Iterable[Window]) -> Iterator[Window]:
+    """The rest of a window in disjoint rectangles."""
+    rest = [window]
+    for other in taken:
+        rest = [piece for part in rest for piece in _cut(part, other)]
+    return iter(rest)
+
+
+def _cut(window: Window, other: Window) -> Iterator[Window]:
+    """What is above, left of, right of and below the common pixels of two windows."""
+    common = window.intersection(other)
+    if common is None:
+        yield window
+        return
+    for col, row, right, bottom in (
+        (window.col, window.row, window.right, common.row),
+        (window.col, common.row, common.col, common.bottom),
+        (common.right, common.row, window.right, common.bottom),
+        (window.col, common.bottom, window.right, window.bottom),
+    ):
+        if right > col and bottom > row:
+            yield Window(col, row, right - col, bottom - row)
