@@ -187,7 +187,7 @@ def _draw_panel(axes: Axes, matrix: ConfusionMatrix, panel: Panel) -> None:
         value = values[row, col]
         if math.isnan(value) or value == 0:
             continue
-        text = _short(int(value)) if panel == "counts" else f"{100 * value:.0f}"
+        text = short(int(value)) if panel == "counts" else f"{100 * value:.0f}"
         strong = float(norm(value)) > 0.55
         axes.text(
             col,
@@ -205,7 +205,7 @@ def _two_lines(name: str) -> str:
     return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder=" …")) or name
 
 
-def _short(count: int) -> str:
+def short(count: int) -> str:
     """A count in at most four figures: 950, 12k, 3.4M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:

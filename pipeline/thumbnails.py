@@ -157,6 +157,45 @@ def error_ids(labels: NDArray[np.uint8], mapped: NDArray[np.uint8]) -> NDArray[n
     return errors
 
 
+def nearest(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The pixel nearest to each centre: between two ids there is nothing to average.
+
+    Args:
+        ids: Shape ``(rows, cols)``.
+        size: Width and height that are wanted, in pixels.
+    """
+    rows, cols = ids.shape
+    width, height = size
+    row = ((np.arange(height) + 0.5) * rows / height).astype(np.intp)
+    col = ((np.arange(width) + 0.5) * cols / width).astype(np.intp)
+    nearest: NDArray[np.uint8] = ids[row[:, None], col]
+    return nearest
+
+
+def palette_png(ids: NDArray[np.uint8], colors: Sequence[str], kind: str) -> bytes:
+    """Ids as a PNG of as few bits a pixel as they need.
+
+    Args:
+        ids: Shape ``(rows, cols)``; 255 becomes transparent.
+        colors: ``#RRGGBB`` of the ids 0, 1, ...
+        kind: What to call the picture in messages.
+
+    Raises:
+        ValueError: If an id has no colour.
+    """
+    wrong = sorted({int(value) for value in np.unique(ids)} - {*range(len(colors)), IGNORE})
+    if wrong:
+        raise ValueError(f"{kind}: ids {wrong} are none of the {len(colors)} classes, nor {IGNORE}")
+    # The transparent entry comes right behind the classes: a short palette packs more pixels
+    # into a byte than one of 256 entries.
+    packed = np.where(ids == IGNORE, len(colors), ids).astype(np.uint8)
+    image = Image.fromarray(packed)
+    image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors) + b"\x80\x80\x80")
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=len(colors), compress_level=7)
+    return file.getvalue()
+
+
 def _pictures(sheet: SheetThumbnails, colors: Sequence[str], side: int) -> tuple[Picture, ...]:
     rows, cols = sheet.labels.shape
     scale = min(1.0, side / max(rows, cols))
@@ -170,43 +209,19 @@ def _pictures(sheet: SheetThumbnails, colors: Sequence[str], side: int) -> tuple
     pictures = [Picture("orthophoto", *size, "image/jpeg", file.getvalue())]
 
     def add(kind: str, ids: NDArray[np.uint8], palette: Sequence[str]) -> None:
-        pictures.append(Picture(kind, *size, "image/png", _palette_png(ids, palette, kind)))
+        pictures.append(Picture(kind, *size, "image/png", palette_png(ids, palette, kind)))
 
-    labels = _nearest(sheet.labels, size)
+    labels = nearest(sheet.labels, size)
     add("labels", labels, colors)
     if sheet.mapped is not None:
-        mapped = _nearest(sheet.mapped, size)
+        mapped = nearest(sheet.mapped, size)
         add("map", mapped, colors)
         add("errors", error_ids(labels, mapped), (CORRECT, WRONG, UNMAPPED))
     if sheet.confidence is not None:
-        confidence = _nearest(sheet.confidence, size)
+        confidence = nearest(sheet.confidence, size)
         steps = np.where(confidence == IGNORE, IGNORE, confidence // _CONFIDENCE_STEP)
         add("confidence", steps.astype(np.uint8), _confidence_colors())
     return tuple(pictures)
-
-
-def _nearest(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The pixel nearest to each centre: between two ids there is nothing to average."""
-    rows, cols = ids.shape
-    width, height = size
-    row = ((np.arange(height) + 0.5) * rows / height).astype(np.intp)
-    col = ((np.arange(width) + 0.5) * cols / width).astype(np.intp)
-    nearest: NDArray[np.uint8] = ids[row[:, None], col]
-    return nearest
-
-
-def _palette_png(ids: NDArray[np.uint8], colors: Sequence[str], kind: str) -> bytes:
-    wrong = sorted({int(value) for value in np.unique(ids)} - {*range(len(colors)), IGNORE})
-    if wrong:
-        raise ValueError(f"{kind}: ids {wrong} are none of the {len(colors)} classes, nor {IGNORE}")
-    # The transparent entry comes right behind the classes: a short palette packs more pixels
-    # into a byte than one of 256 entries.
-    packed = np.where(ids == IGNORE, len(colors), ids).astype(np.uint8)
-    image = Image.fromarray(packed)
-    image.putpalette(b"".join(bytes.fromhex(color[1:]) for color in colors) + b"\x80\x80\x80")
-    file = io.BytesIO()
-    image.save(file, "PNG", transparency=len(colors), compress_level=7)
-    return file.getvalue()
 
 
 def _confidence_colors() -> tuple[str, ...]:

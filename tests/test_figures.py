@@ -148,6 +148,6 @@ def test_no_curve_to_draw_is_refused(rows: list[dict[str, object]]) -> None:
 
 def test_counts_are_written_short() -> None:
     written = [
-        figures._short(n) for n in (0, 999, 1000, 9949, 12_345, 999_999, 3_400_000, 2 * 10**9)
+        figures.short(n) for n in (0, 999, 1000, 9949, 12_345, 999_999, 3_400_000, 2 * 10**9)
     ]
     assert written == ["0", "999", "1.0k", "9.9k", "12k", "1000k", "3.4M", "2.0G"]
