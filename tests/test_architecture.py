@@ -221,7 +221,7 @@ HOMES = {
         "sample_pictures",
         "tuning_figures",
     },
-    "scipy": {"area_estimates", "sample_design", "polygon_agreement"},
+    "scipy": {"polygon_agreement"},
     "sklearn": set(),
     "torch": {
         "networks",
