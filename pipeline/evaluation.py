@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.calibration import LEVELS, Calibration
 from pipeline.errors import InputError
 from pipeline.grid import Window
-from pipeline.outlines import BINS, DISTANCES, OutlineCounts
+from pipeline.outlines import BINS, DISTANCES, OutlineCounts, reach
 
 LAYOUT = 1
 """Version of the JSON file; raised when its keys change their meaning."""
@@ -59,8 +59,8 @@ class Evaluation:
         names: Class names in the order of their ids.
         calibration: Pixels by confidence.
         outlines: Pixels by distance to outlines, and outlines that are met.
-        tiles: The :data:`KEPT_TILES` best and worst tiles of each sheet; all of a sheet that has
-            no more. In the order of sheets as added, row, column; see :meth:`best`, :meth:`worst`.
+        tiles: The :data:`KEPT_TILES` best and as many worst tiles of each sheet, or all; sheets as
+            they were added, rows, columns.
 
     Raises:
         ValueError: If the parts are of another number of classes.
@@ -87,6 +87,38 @@ class Evaluation:
         names = tuple(names)
         size = len(names)
         return cls(names, Calibration.empty(size), OutlineCounts.empty(size, tolerance_px))
+
+    @classmethod
+    def of(
+        cls,
+        names: Iterable[str],
+        reference: NDArray[np.uint8],
+        mapped: NDArray[np.uint8],
+        confidence: NDArray[np.uint8] | None,
+        tolerance_px: int,
+    ) -> Evaluation:
+        """That of one window, of which the surroundings are known, without tiles.
+
+        Args:
+            names: Class names in the order of their ids.
+            reference: Class ids of the window and of :func:`pipeline.outlines.reach` more pixels
+                on each side; 255 where a pixel is not judged.
+            mapped: Class ids of the map at the same pixels; 255 where it has no data.
+            confidence: Per cent of the same pixels; 255 where it is not known. None: nowhere.
+            tolerance_px: Pixels that an outline may lie off and still be met.
+
+        Raises:
+            ValueError: If the shapes differ, an id is no class, or a confidence is 101 to 254.
+        """
+        names = tuple(names)
+        halo = reach(tolerance_px)
+        inner = np.s_[halo : reference.shape[0] - halo, halo : reference.shape[1] - halo]
+        sure = None if confidence is None else confidence[inner]
+        return cls(
+            names,
+            Calibration.of(reference[inner], mapped[inner], sure, len(names)),
+            OutlineCounts.of(reference, mapped, len(names), tolerance_px),
+        )
 
     def __add__(self, other: Evaluation) -> Evaluation:
         if self.names != other.names:
@@ -118,22 +150,12 @@ class Evaluation:
         return int(self.outlines.by_distance.sum())
 
     def best(self, most: int) -> tuple[TileScore, ...]:
-        """The best tiles, the best first; those of several classes before those of one.
-
-        Args:
-            most: At most so many; half of the tiles where there are not twice as many.
-        """
-        ranked = sorted(self.tiles, key=_goodness)
-        return tuple(ranked[: min(most, len(ranked) // 2)])
+        """The best tiles, the best first; see :func:`best_tiles`."""
+        return best_tiles(self.tiles, most)
 
     def worst(self, most: int) -> tuple[TileScore, ...]:
-        """The worst tiles that are not among the best, the worst first.
-
-        Args:
-            most: At most so many.
-        """
-        best = self.best(most)
-        return tuple(sorted((tile for tile in self.tiles if tile not in best), key=_badness)[:most])
+        """The worst tiles, the worst first; see :func:`worst_tiles`."""
+        return worst_tiles(self.tiles, most)
 
     def as_json(self) -> str:
         """The counts and what follows from them as JSON text; the same counts give the same text.
@@ -170,6 +192,31 @@ class Evaluation:
             "boundary_recall": _numbers(boundary.recall),
             "boundary_f": _numbers(boundary.f),
         }
+
+
+def worst_tiles(tiles: Collection[TileScore], most: int) -> tuple[TileScore, ...]:
+    """The tiles with the lowest accuracy, the worst first.
+
+    Args:
+        tiles: Tiles of a sheet or of several.
+        most: At most so many; half of the tiles where there are not twice as many.
+    """
+    ranked = sorted(tiles, key=lambda tile: (tile.accuracy, *_tie(tile)))
+    return tuple(ranked[: min(most, -(-len(ranked) // 2))])
+
+
+def best_tiles(tiles: Collection[TileScore], most: int) -> tuple[TileScore, ...]:
+    """The tiles with the highest accuracy that are not among the worst, the best first.
+
+    Mixed tiles come before those of one class, of which many are right in full and say little.
+
+    Args:
+        tiles: Tiles of a sheet or of several.
+        most: At most so many.
+    """
+    rest = set(tiles) - set(worst_tiles(tiles, most))
+    ranked = sorted(rest, key=lambda tile: (not tile.mixed, -tile.accuracy, *_tie(tile)))
+    return tuple(ranked[:most])
 
 
 def from_json(text: str, source: str) -> Evaluation:
@@ -233,15 +280,8 @@ def _pixels(rows: object, length: int) -> NDArray[np.int64]:
     return np.moveaxis(both.reshape(-1, 2, length), 1, 2)
 
 
-def _goodness(tile: TileScore) -> tuple[object, ...]:
-    return (not tile.mixed, -tile.accuracy, *_tie(tile))
-
-
-def _badness(tile: TileScore) -> tuple[object, ...]:
-    return (tile.accuracy, *_tie(tile))
-
-
 def _tie(tile: TileScore) -> tuple[object, ...]:
+    """Of tiles that are alike, the one with more judged pixels comes first."""
     return (-tile.pixels, tile.sheet, tile.window.row, tile.window.col)
 
 

@@ -7,7 +7,7 @@ ground are what a bootstrap draws instead of pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,15 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from pipeline.confusion import confusion_counts
 from pipeline.errors import InputError
+from pipeline.grid import Window
 
 LAYOUT = 1
 """Version of the Parquet file; raised when its columns change their meaning."""
+
+Cut = tuple[int, int, int]
+"""First row or column of a square, the one behind the last, and the square's number."""
 
 _REMEDY = "Delete the file; the rule `evaluation` writes it again."
 
@@ -84,6 +89,41 @@ class BlockMatrices:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def square_counts(
+    window: Window,
+    reference: NDArray[np.uint8],
+    mapped: NDArray[np.uint8],
+    cuts: tuple[Sequence[Cut], Sequence[Cut]],
+    classes: int,
+) -> dict[tuple[int, int], NDArray[np.int64]]:
+    """Count what a window has of each square, reference class against mapped class.
+
+    Args:
+        window: A window of the sheet.
+        reference: Class ids of its pixels; 255 where a pixel is not judged.
+        mapped: Class ids of the map; 255 where it has no data.
+        cuts: Where the lattice cuts the sheet; see :func:`pipeline.tiling.lattice_cuts`.
+        classes: Number of classes.
+
+    Returns:
+        By place of the square, shape ``(classes, classes)``; those without pixels are left out.
+
+    Raises:
+        ValueError: If an id is neither a class nor 255.
+    """
+    found = {}
+    for top, bottom, down in cuts[0]:
+        for left, right, across in cuts[1]:
+            part = Window(left, top, right - left, bottom - top).intersection(window)
+            if part is None:
+                continue
+            pixels = part.slices(window)
+            counts = confusion_counts(reference[pixels], mapped[pixels], classes)
+            if counts.any():
+                found[across, down] = counts
+    return found
 
 
 def write_blocks(blocks: BlockMatrices, draft: Path) -> None:

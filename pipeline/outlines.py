@@ -19,12 +19,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counting import pair_counts
+from pipeline.nearness import near, squared_distances
+from pipeline.nomenclature import IGNORE
 from pipeline.scores import shares
 
 DISTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 """Upper edges of the bins of distances in pixels, each in its bin; the last bin is "more"."""
 
 BINS = len(DISTANCES) + 1
+
+_BIN = np.searchsorted(np.square(DISTANCES), np.arange(DISTANCES[-1] ** 2 + 2)).astype(np.uint8)
+"""Bin of each squared distance; distances are compared in whole numbers."""
+
+_PART = (512, 1024)  # pixels that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,39 @@ class OutlineCounts:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @classmethod
+    def of(
+        cls,
+        reference: NDArray[np.uint8],
+        mapped: NDArray[np.uint8],
+        classes: int,
+        tolerance_px: int,
+    ) -> OutlineCounts:
+        """Those of one window, of which the surroundings are known.
+
+        Args:
+            reference: Class ids of the window and of :func:`reach` more pixels on each side, shape
+                ``(rows + 2 * reach, cols + 2 * reach)``; 255 where a pixel is not judged.
+            mapped: Class ids of the map at the same pixels; 255 where it has no data.
+            classes: Number of classes.
+            tolerance_px: Pixels that an outline pixel may lie off and still be met.
+
+        Raises:
+            ValueError: If the shapes differ, or an id is neither a class nor 255.
+        """
+        halo = reach(tolerance_px)
+        rows, cols = (side - 2 * halo for side in reference.shape)
+        if reference.shape != mapped.shape or min(rows, cols) < 1:
+            raise ValueError(
+                f"{reference.shape} and {mapped.shape} pixels: the same, with {halo} on each side"
+            )
+        total = cls.empty(classes, tolerance_px)
+        for row in range(0, rows, _PART[0]):
+            for col in range(0, cols, _PART[1]):
+                part = np.s_[row : row + _PART[0] + 2 * halo, col : col + _PART[1] + 2 * halo]
+                total += _part_counts(reference[part], mapped[part], classes, tolerance_px)
+        return total
+
     @property
     def pixels(self) -> NDArray[np.int64]:
         """Labelled pixels of each class and bin, shape ``(classes, bins)``."""
@@ -154,3 +195,88 @@ class OutlineCounts:
         f = np.where(true > 0, f, np.nan)
         mean = float(f[true > 0].mean()) if (true > 0).any() else math.nan
         return BoundaryScores(precision, recall, f, mean)
+
+
+def reach(tolerance_px: int) -> int:
+    """Pixels around a window that must be known to count in it."""
+    # One more than the farthest outline pixel that counts: its neighbours make it one.
+    return max(DISTANCES[-1], tolerance_px) + 1
+
+
+def outline_pixels(ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels with another class above, below, left or right of them.
+
+    Args:
+        ids: Class ids, shape ``(rows, cols)``; 255 is no class.
+    """
+    found = np.zeros(ids.shape, np.bool_)
+    for one, other in (np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]):
+        turns = ids[one] != ids[other]
+        turns &= (ids[one] != IGNORE) & (ids[other] != IGNORE)
+        found[one] |= turns
+        found[other] |= turns
+    return found
+
+
+def _part_counts(
+    reference: NDArray[np.uint8], mapped: NDArray[np.uint8], classes: int, tolerance_px: int
+) -> OutlineCounts:
+    """Counts of a part of a window with its surroundings; see :meth:`OutlineCounts.of`."""
+    halo = reach(tolerance_px)
+    inner = np.s_[halo : reference.shape[0] - halo, halo : reference.shape[1] - halo]
+    unknown = (reference == IGNORE) | (mapped == IGNORE)
+    if unknown[inner].all():
+        return OutlineCounts.empty(classes, tolerance_px)
+    # A map is looked at where there are labels: of its outlines elsewhere nothing can be said.
+    said = np.where(reference == IGNORE, np.uint8(IGNORE), mapped)
+    true_outlines, said_outlines = outline_pixels(reference), outline_pixels(said)
+
+    bins = _BIN.take(squared_distances(true_outlines, halo, DISTANCES[-1]))
+    true = np.where(unknown, np.uint8(IGNORE), reference)[inner]
+    right = np.where(said == reference, said, np.uint8(IGNORE))[inner]
+    every, hits = pair_counts(true, bins)[:IGNORE], pair_counts(right, bins)[:IGNORE]
+    if every[classes:].any():
+        raise ValueError(f"the labels hold an id above {classes - 1} that is not {IGNORE}")
+    wrong = every - hits
+    by_distance = np.stack([wrong[:classes, :BINS], hits[:classes, :BINS]], axis=-1)
+
+    judged = near(unknown.view(np.uint8), tolerance_px, halo) == 0
+    boundary = np.concatenate(
+        [
+            _met(said, said_outlines, reference, true_outlines, judged, classes, tolerance_px),
+            _met(reference, true_outlines, said, said_outlines, judged, classes, tolerance_px),
+        ],
+        axis=1,
+    )
+    return OutlineCounts(by_distance, boundary, tolerance_px)
+
+
+def _met(
+    ids: NDArray[np.uint8],
+    outlines: NDArray[np.bool_],
+    others: NDArray[np.uint8],
+    other_outlines: NDArray[np.bool_],
+    judged: NDArray[np.bool_],
+    classes: int,
+    tolerance_px: int,
+) -> NDArray[np.int64]:
+    """Judged outline pixels of each class, and those with another raster's of that class near.
+
+    Returns:
+        Shape ``(classes, 2)``.
+    """
+    halo = (ids.shape[0] - judged.shape[0]) // 2
+    inner = np.s_[halo : ids.shape[0] - halo, halo : ids.shape[1] - halo]
+    asked = np.flatnonzero(outlines[inner] & judged)
+    of = ids[inner].reshape(-1).take(asked) if asked.size else np.zeros(0, np.uint8)
+    counts = np.zeros((classes, 2), np.int64)
+    counts[:, 0] = np.bincount(of, minlength=classes)[:classes]
+    present = np.flatnonzero(counts[:, 0])
+    for first in range(0, len(present), 8):
+        # Eight classes at once, each a bit.
+        bit = np.zeros(256, np.uint8)
+        bit[present[first : first + 8]] = np.left_shift(1, np.arange(8))[: len(present) - first]
+        there = near(bit.take(others) * other_outlines, tolerance_px, halo)
+        found = of[(there.reshape(-1).take(asked) & bit.take(of)) != 0]
+        counts[:, 1] += np.bincount(found, minlength=classes)[:classes]
+    return counts

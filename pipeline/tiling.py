@@ -112,11 +112,48 @@ def plan_ground(
     blocks = [
         (sheet.name, window, (grids[sheet.name].crs, *place))
         for sheet in used
-        for window, place in _lattice(grids[sheet.name], settings.block_px)
+        for window, place in lattice(grids[sheet.name], settings.block_px)
     ]
     splits = _block_splits({place for _, _, place in blocks}, settings, seed)
     return tuple(
         Ground.on(grids[name], name, window, splits[place]) for name, window, place in blocks
+    )
+
+
+def lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:
+    """Blocks of a sheet along the lattice of its CRS, with their place (column, row) in it."""
+    rows, cols = lattice_cuts(grid, block_px)
+    for top, bottom, down in rows:
+        for left, right, across in cols:
+            yield Window(left, top, right - left, bottom - top), (across, down)
+
+
+def lattice_cuts(
+    grid: PixelGrid, block_px: int
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Where the lattice of its CRS, counted from the CRS's origin, cuts a sheet.
+
+    Args:
+        grid: The sheet's pixel grid.
+        block_px: Side of a block in pixels.
+
+    Returns:
+        Of rows and of columns: first pixel, the one behind the last, and number in the lattice.
+    """
+
+    def cuts(start: float, pixel: float, count: int) -> list[tuple[int, int, int]]:
+        side = block_px * pixel
+        first = math.floor(start / side)
+        last = math.ceil((start + count * pixel) / side)
+        edges = [round((k * side - start) / pixel) for k in range(first, last + 1)]
+        pairs = zip(edges, edges[1:], range(first, last), strict=False)
+        clipped = [(max(a, 0), min(b, count), k) for a, b, k in pairs]
+        return [(a, b, k) for a, b, k in clipped if b > a]
+
+    # Rows run southwards: the lattice is counted along -y, so that both axes are cut alike.
+    return (
+        cuts(-grid.top, grid.pixel_height, grid.height),
+        cuts(grid.left, grid.pixel_width, grid.width),
     )
 
 
@@ -397,24 +434,6 @@ def _check_nomenclature(path: Path, schema: pyarrow.Schema, nomenclature: Nomenc
             f"{nomenclature.fingerprint}).",
             remedy="Run label_raster and tile_plan again, or choose another `run` folder.",
         )
-
-
-def _lattice(grid: PixelGrid, block_px: int) -> Iterator[tuple[Window, tuple[int, int]]]:
-    """Blocks of a sheet along the lattice of its CRS, with their place in the lattice."""
-
-    def cuts(start: float, pixel: float, count: int) -> list[tuple[int, int, int]]:
-        side = block_px * pixel
-        first = math.floor(start / side)
-        last = math.ceil((start + count * pixel) / side)
-        edges = [round((k * side - start) / pixel) for k in range(first, last + 1)]
-        pairs = zip(edges, edges[1:], range(first, last), strict=False)
-        clipped = [(max(a, 0), min(b, count), k) for a, b, k in pairs]
-        return [(a, b, k) for a, b, k in clipped if b > a]
-
-    # Rows run southwards: the lattice is counted along -y, so that both axes are cut alike.
-    for top, bottom, down in cuts(-grid.top, grid.pixel_height, grid.height):
-        for left, right, across in cuts(grid.left, grid.pixel_width, grid.width):
-            yield Window(left, top, right - left, bottom - top), (across, down)
 
 
 def _block_splits(
