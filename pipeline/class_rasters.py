@@ -41,6 +41,23 @@ def class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.
     return reader
 
 
+def raster_beside(path: Path, grid: PixelGrid) -> geotiff.RasterReader:
+    """Open a raster that lies beside a map.
+
+    Raises:
+        InputError: If it has other pixels.
+    """
+    raster = geotiff.RasterReader(path, [1])
+    if raster.grid.same_pixels(grid):
+        return raster
+    raster.close()
+    raise InputError(
+        f"{path}: has other pixels than the map.",
+        [f"raster: {raster.grid}", f"map: {grid}"],
+        "It is of another map; make it again, or name the right one.",
+    )
+
+
 def label_blocks(path: Path, grid: PixelGrid, classes: Nomenclature) -> BlockReader:
     """Open a label raster of this run to read it in whole blocks.
 

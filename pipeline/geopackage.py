@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import geopandas
 
 from pipeline.errors import InputError
+from pipeline.styles import QGIS_VERSION, printable, rgb
 
 _STYLES = """CREATE TABLE IF NOT EXISTS layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
@@ -140,33 +141,71 @@ def categories_qml(column: str, categories: Mapping[str, tuple[str, str]]) -> st
     Returns:
         XML text for ``layer_styles.styleQML``.
     """
-    style = ET.Element("qgis", version="3.22.0", styleCategories="Symbology")
-    renderer = ET.SubElement(
-        style, "renderer-v2", type="categorizedSymbol", attr=column, enableorderby="0",
-        forceraster="0", symbollevels="0",
-    )  # fmt: skip
+    style, renderer = _style("categorizedSymbol", column)
     listed = ET.SubElement(renderer, "categories")
     symbols = ET.SubElement(renderer, "symbols")
     for number, (value, (name, color)) in enumerate(categories.items()):
         ET.SubElement(
-            listed, "category", value=value, label=name, symbol=str(number), render="true"
-        )
-        symbol = ET.SubElement(
-            symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1",
-            force_rhr="0",
+            listed, "category", value=value, label=printable(name), symbol=str(number),
+            render="true",
         )  # fmt: skip
-        fill = ET.SubElement(
-            symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
-        )
-        rgb = ",".join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))
-        for key, setting in (
-            ("color", f"{rgb},90"),
-            ("style", "solid"),
-            ("outline_color", f"{rgb},255"),
-            ("outline_style", "solid"),
-            ("outline_width", "0.46"),
-            ("outline_width_unit", "MM"),
-        ):
-            ET.SubElement(fill, "prop", k=key, v=setting)
+        _add_fill(symbols, number, color)
+    return _qml(style)
+
+
+def ranges_qml(column: str, ranges: Mapping[tuple[float, float], tuple[str, str]]) -> str:
+    """QGIS style of polygons by ranges of a column's numbers: see-through, outlined, named.
+
+    Args:
+        column: The column.
+        ranges: Lower and upper end to name in the legend and ``#RRGGBB``; what is an end of two
+            ranges is drawn as the first of them.
+
+    Returns:
+        XML text for ``layer_styles.styleQML``.
+    """
+    style, renderer = _style("graduatedSymbol", column)
+    renderer.set("graduatedMethod", "GraduatedColor")
+    listed = ET.SubElement(renderer, "ranges")
+    symbols = ET.SubElement(renderer, "symbols")
+    for number, ((low, high), (name, color)) in enumerate(ranges.items()):
+        ET.SubElement(
+            listed, "range", lower=str(low), upper=str(high), label=printable(name),
+            symbol=str(number), render="true",
+        )  # fmt: skip
+        _add_fill(symbols, number, color)
+    return _qml(style)
+
+
+def _style(kind: str, column: str) -> tuple[ET.Element, ET.Element]:
+    style = ET.Element("qgis", version=QGIS_VERSION, styleCategories="Symbology")
+    renderer = ET.SubElement(
+        style, "renderer-v2", type=kind, attr=column, enableorderby="0",
+        forceraster="0", symbollevels="0",
+    )  # fmt: skip
+    return style, renderer
+
+
+def _add_fill(symbols: ET.Element, number: int, color: str) -> None:
+    symbol = ET.SubElement(
+        symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1",
+        force_rhr="0",
+    )  # fmt: skip
+    fill = ET.SubElement(
+        symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+    )
+    told = ",".join(map(str, rgb(color)))
+    for key, setting in (
+        ("color", f"{told},90"),
+        ("style", "solid"),
+        ("outline_color", f"{told},255"),
+        ("outline_style", "solid"),
+        ("outline_width", "0.46"),
+        ("outline_width_unit", "MM"),
+    ):
+        ET.SubElement(fill, "prop", k=key, v=setting)
+
+
+def _qml(style: ET.Element) -> str:
     ET.indent(style)
     return "<!DOCTYPE qgis>\n" + ET.tostring(style, encoding="unicode") + "\n"

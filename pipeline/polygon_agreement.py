@@ -162,20 +162,23 @@ class AgreementCounts:
             left_out: Reason to polygons that are not among them.
         """
         names = tuple(names)
-        difference = mapped - siose
-        terms = (
-            np.ones_like(mapped), mapped, siose, mapped**2, siose**2, mapped * siose,
-            np.abs(difference), difference**2,
-        )  # fmt: skip
-        composite = (siose > 0).sum(axis=1) > 1
         present = siose > 0
+        composite = present.sum(axis=1) > 1
         moments = np.zeros((2, len(WEIGHTS), len(MOMENTS), len(names)))
-        for kind, weight in enumerate((np.ones_like(area_m2), area_m2)):
-            for number, term in enumerate(terms):
-                weighted = term * weight[:, None]
-                # Correctly rounded: the sum of a column is the same in whatever order.
-                moments[0, kind, number] = [math.fsum(column) for column in weighted.T]
-                moments[1, kind, number] = [math.fsum(c) for c in weighted[composite].T]
+        # A class at a time: a nomenclature may have dozens, a sheet a hundred thousand polygons.
+        for k in range(len(names)):
+            on_map, said = mapped[:, k], siose[:, k]
+            off = on_map - said
+            terms = (
+                np.ones_like(off), on_map, said, on_map**2, said**2, on_map * said,
+                np.abs(off), off**2,
+            )  # fmt: skip
+            for i, weight in enumerate((1.0, area_m2)):
+                for j, term in enumerate(terms):
+                    # Correctly rounded: a sum is the same on every machine.
+                    weighted = term * weight
+                    moments[0, i, j, k] = math.fsum(weighted.tolist())
+                    moments[1, i, j, k] = math.fsum(weighted[composite].tolist())
         histogram = np.zeros((len(names), BINS, BINS), np.int64)
         across, along = share_bins(siose), share_bins(mapped)
         for number in range(len(names)):

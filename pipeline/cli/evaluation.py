@@ -7,7 +7,36 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.cli.options import app
+from pipeline.cli.options import Config, Sheet, Threads, app, opened_run
+from pipeline.errors import SettingsError
+from pipeline.sample_design import Rule
+
+
+@app.command()
+def evaluation(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Judge the map of a sheet on its test ground beyond its confusion matrix.
+
+    Writes whether its confidence is right, how accurate it is near and far from the outlines of
+    the labels, whether its own outlines meet them, its best and worst tiles (JSON), and a
+    confusion matrix of each square of ground (Parquet).
+
+    Example: python -m pipeline evaluation --config my_run.yaml --sheet 0722 --threads 4
+    """
+    stages, run = opened_run(config)
+    stages.evaluation(run, sheet, threads)
+
+
+@app.command()
+def polygon_agreement(config: Config, sheet: Sheet, threads: Threads = 1) -> None:
+    """Compare the shares mapped in each SIOSE polygon of a sheet with those that SIOSE says.
+
+    Writes a GeoPackage with the polygons that differ the most (layer `worst`) and with those that
+    seem to have changed (layer `candidates`), and the numbers behind as JSON.
+
+    Example: python -m pipeline polygon-agreement --config my_run.yaml --sheet 0722
+    """
+    stages, run = opened_run(config)
+    stages.polygon_agreement(run, sheet, threads)
 
 
 @app.command()
@@ -37,3 +66,117 @@ def matrix(
     else:
         text = total.as_csv() if as_csv else study_tables.tesela_table(total)
     print(text, end="")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for index.html, compare.csv, compare.json.")
+    ] = Path("compare"),
+    baseline: Annotated[
+        Path | None, typer.Option(help="The run that the others are held against; else the first.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Draws of blocks of ground for intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Set runs side by side: scores with bootstrap intervals, differences, settings, time.
+
+    A difference is more than chance where its interval, over blocks of ground that both runs were
+    judged on, does not hold zero.
+
+    Example: python -m pipeline compare run/unet run/segnet --out compare/networks
+    """
+    from pipeline import stages
+
+    stages.compare(runs, out, baseline=baseline, draws=draws, seed=seed)
+
+
+@app.command()
+def sample(
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="Settings of a run.")
+    ] = None,
+    sheets: Annotated[
+        str | None, typer.Option(help="Sheets of the run, with commas between; all by default.")
+    ] = None,
+    map_files: Annotated[
+        list[Path] | None, typer.Option("--map", help="Any class map instead; may be repeated.")
+    ] = None,
+    orthophotos: Annotated[
+        list[Path] | None,
+        typer.Option("--orthophoto", help="Orthophoto of each map, for the image chips."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the sample of such maps.")
+    ] = None,
+    nomenclature: Annotated[
+        Path | None,
+        typer.Option("--nomenclature", "-n", help="Classes of maps that do not tell them."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Points in all, instead of --target-se.")
+    ] = None,
+    target_se: Annotated[
+        float | None,
+        typer.Option(help="Standard error wanted of the overall accuracy; 0.01 by default."),
+    ] = None,
+    allocation: Annotated[
+        Rule,
+        typer.Option(
+            help="How points are dealt out to classes: equal, proportional (to their area) or "
+            "neyman (also to how unsure they are)."
+        ),
+    ] = "neyman",
+    minimum: Annotated[
+        int, typer.Option(min=0, help="Points of each class, at least; 2 or more give intervals.")
+    ] = 50,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the random numbers; that of the run by default.")
+    ] = None,
+    chips: Annotated[bool, typer.Option(help="Whether to write an image of each point.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a sample that has interpreted points.")
+    ] = False,
+    threads: Threads = 1,
+) -> None:
+    """Draw points of the maps at random, to see with one's own eyes what is there.
+
+    Each class of the map is a stratum. Writes `sample.gpkg`, which opens in QGIS with a form for
+    each point, and the folder `chips` with an image of each. Who interprets is not told what the
+    map says. When `reference` of the points is filled, `assess` gives accuracies and areas with
+    confidence intervals.
+
+    Example: python -m pipeline sample --config my_run.yaml --sheets 0722,0723 --target-se 0.02
+
+    Example: python -m pipeline sample --map 0722.tif --orthophoto 0722_ortho.tif --out sample
+    """
+    if size is not None and target_se is not None:
+        raise SettingsError("sample: --size and --target-se are two ways to say how many points.")
+    if config:
+        if map_files or orthophotos or out or nomenclature:
+            raise SettingsError(
+                "sample: a run's settings name its maps; --map, --orthophoto, --out and "
+                "--nomenclature are of files."
+            )
+        stages, run = opened_run(config)
+        plan = stages.SampleDesign(
+            size, target_se or stages.SampleDesign.target_se, allocation, minimum,
+            run.settings.seed if seed is None else seed,
+        )  # fmt: skip
+        names = [name.strip() for name in (sheets or "").split(",") if name.strip()]
+        stages.sample(run, plan, names, chips=chips, overwrite=overwrite, threads=threads)
+        return
+    if not map_files or out is None or sheets is not None:
+        raise SettingsError("sample: files ask for --map and --out; --sheets goes with --config.")
+    from pipeline import stages as functions
+
+    plan = functions.SampleDesign(
+        size, target_se or functions.SampleDesign.target_se, allocation, minimum, seed or 0
+    )
+    functions.sample_maps(
+        map_files, orthophotos or [], out / "sample.gpkg", plan,
+        classes=nomenclature, chips=chips, overwrite=overwrite, threads=threads,
+    )  # fmt: skip

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import config, geotiff, nomenclature, progress
-from pipeline.class_rasters import class_raster, masked_bytes, read_legend
-from pipeline.errors import InputError, SettingsError
+from pipeline.class_rasters import class_raster, masked_bytes, raster_beside, read_legend
+from pipeline.errors import SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.proportions import read_proportions
 from pipeline.publication import published, scratch
@@ -60,7 +60,7 @@ def vector_map(run: Run, sheet: str, threads: int = 1) -> None:
         raster = stack.enter_context(class_raster(path, grid, classes))
         sure = None
         if run.settings.mapping.confidence:
-            sure = stack.enter_context(_same_pixels(paths.confidence(sheet), grid)).read_band
+            sure = stack.enter_context(raster_beside(paths.confidence(sheet), grid)).read_band
         opened = _Map(
             f"polygons of sheet {sheet}", out, grid, classes.names, classes.colors,
             raster.read_band, sure, settings.simplify_m, threads,
@@ -68,7 +68,7 @@ def vector_map(run: Run, sheet: str, threads: int = 1) -> None:
         if not (settings.siose_shares and sheet in run.labelled_sheets):
             _write(opened)
             return
-        index = stack.enter_context(_same_pixels(paths.polygon_index(sheet), grid)).read_band
+        index = stack.enter_context(raster_beside(paths.polygon_index(sheet), grid)).read_band
         _write(opened, _Shares(paths.proportions(sheet), run.nomenclature, index))
 
 
@@ -115,7 +115,7 @@ def vector_raster(
         read = masked_bytes(stack.enter_context(geotiff.RasterReader(source, [1])))
         sure = None
         if confidence is not None:
-            sure = masked_bytes(stack.enter_context(_same_pixels(confidence, grid)))
+            sure = masked_bytes(stack.enter_context(raster_beside(confidence, grid)))
         what = f"polygons of {source.name}"
         _write(_Map(what, out, grid, names, colors, read, sure, simplify_m, threads))
 
@@ -189,20 +189,3 @@ def _megapixels(source: _Map, passes: int) -> Iterator[Callable[[int], None]]:
             done += pixels
 
         yield passed
-
-
-def _same_pixels(path: Path, grid: PixelGrid) -> geotiff.RasterReader:
-    """Open a raster that lies beside a map.
-
-    Raises:
-        InputError: If it has other pixels.
-    """
-    raster = geotiff.RasterReader(path, [1])
-    if raster.grid.same_pixels(grid):
-        return raster
-    raster.close()
-    raise InputError(
-        f"{path}: has other pixels than the map.",
-        [f"raster: {raster.grid}", f"map: {grid}"],
-        "It is of another map; make it again, or name the right one.",
-    )
