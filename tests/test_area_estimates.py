@@ -82,6 +82,58 @@ def test_producers_intervals_by_hand(paper: AreaEstimates) -> None:
         assert paper.producers_ci[j] == pytest.approx(1.96 * math.sqrt(variance), rel=1e-12)
 
 
+@pytest.mark.parametrize("right", [0, 1, 3, 7])
+def test_limits_inside_one_stratum_leave_two_and_a_half_per_cent_on_each_side(right: int) -> None:
+    """Jeffreys: of the density x^(right - 1/2) (1 - x)^(wrong - 1/2), summed up numerically."""
+    found = estimate(("a", "b"), [[right, 7 - right], [0, 0]], [5.0, 0.0])
+    low, high = found.users_limits[0]
+    angle = (np.arange(200_000) + 0.5) / 200_000 * math.pi / 2  # x = sin^2: no pole at the ends
+    density = np.sin(angle) ** (2 * right) * np.cos(angle) ** (2 * (7 - right))
+    share = np.sin(angle) ** 2
+    for limit, below, end in ((low, 0.025, right == 0), (high, 0.975, right == 7)):
+        if end:  # the limit is the end of the scale itself
+            assert limit in (0, 1)
+        else:
+            assert density[share < limit].sum() / density.sum() == pytest.approx(below, abs=1e-4)
+    np.testing.assert_allclose(found.shares.area_limits[0], [low, high], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found.overall_limits, [low, high], rtol=1e-12, atol=1e-15)
+    # What is mapped nowhere is not found, if it is there.
+    expected = [0, 0] if right < 7 else [math.nan, math.nan]
+    np.testing.assert_array_equal(found.producers_limits[1], expected)
+
+
+def test_limits_of_strata_are_combined_by_their_squares() -> None:
+    found = estimate(("a", "b"), [[30, 10], [4, 56]], [3.0, 7.0])
+    first, second = found.users_limits
+    lower = math.hypot(0.3 * (30 / 40 - first[0]), 0.7 * (second[1] - 56 / 60))
+    upper = math.hypot(0.3 * (first[1] - 30 / 40), 0.7 * (56 / 60 - second[0]))
+    share = (0.3 * 30 / 40) + 0.7 * 4 / 60
+    assert found.shares.area_limits[0].tolist() == pytest.approx([share - lower, share + upper])
+    # Where found - r * missed meets its own limit, by the definition of the producer's limits.
+    low, high = found.producers_limits[0]
+    hit, missed = 0.3 * 30 / 40, 0.7 * 4 / 60
+    for limit, side, hit_reach, missed_reach in (
+        # The second stratum's limits of the first class mirror those of its own.
+        (low, 1, 0.3 * (30 / 40 - first[0]), 0.7 * (56 / 60 - second[0])),
+        (high, -1, 0.3 * (first[1] - 30 / 40), 0.7 * (second[1] - 56 / 60)),
+    ):
+        ratio = limit / (1 - limit)
+        reach = math.hypot(hit_reach, ratio * missed_reach)
+        assert hit - ratio * missed == pytest.approx(side * reach)
+
+
+def test_limits_tell_of_what_no_point_shows() -> None:
+    """A class that no point is of: 0 +- 0, but perhaps up to 2.5 points' worth of the ground."""
+    found = estimate(("a", "b"), [[100, 0], [0, 100]], [90.0, 10.0])
+    assert found.users_ci.tolist() == found.producers_ci.tolist() == [0, 0]
+    assert (found.users_limits[:, 0] < 0.98).all()
+    assert found.users_limits[:, 1].tolist() == [1, 1]
+    # 90 ha hide up to 2.5 %, 2.2 ha, of the 10 ha class: it may be missed by a fifth.
+    assert found.area_limits_m2[1, 1] == pytest.approx(10 + 90 * (1 - found.users_limits[0, 0]))
+    assert found.producers_limits[1, 0] == pytest.approx(10 / (10 + 90 * 0.0248), abs=2e-3)
+    assert found.producers_limits[1, 1] == 1
+
+
 def test_a_map_without_strata_is_the_textbooks_binomial() -> None:
     """All points in one stratum: share and standard error of a plain random sample."""
     found = estimate(("a", "b"), [[60, 40], [0, 0]], [5.0, 0.0])
@@ -97,7 +149,7 @@ def test_many_samples_at_once_are_each_by_itself() -> None:
     for i, j in np.ndindex(3, 5):
         alone = stratified_shares(many[i, j], PIXELS)
         for key, values in vars(alone).items():
-            np.testing.assert_array_equal(vars(together)[key][i, j], values)
+            np.testing.assert_allclose(vars(together)[key][i, j], values, rtol=1e-14)
 
 
 def test_classes_of_the_map_without_points_are_all_told() -> None:
@@ -123,12 +175,14 @@ def test_one_point_of_a_class_leaves_the_intervals_open() -> None:
     assert np.isnan(found.area_ci_m2).all()
     assert found.users.tolist() == [0.5, 1.0]
     assert np.isnan(found.users_ci).tolist() == [False, True]
+    assert not np.isnan(found.users_limits).any()
     assert math.isnan(found.overall_ci)
 
 
 def test_a_class_that_is_in_the_sample_as_a_whole_has_no_sampling_error() -> None:
     found = estimate(("a", "b"), [[6, 4], [0, 1]], [10.0, 2.0], pixels=[1000, 1])
     assert found.users_ci[1] == 0
+    assert found.users_limits[1].tolist() == [1, 1]
     # Of the first class alone: 10/12 of the ground.
     assert found.area_ci_m2[1] == pytest.approx(1.96 * 10 * math.sqrt(0.6 * 0.4 / 9))
     all_of_it = estimate(("a", "b"), [[6, 4], [0, 1]], [10.0, 2.0], pixels=[10, 1])
@@ -162,7 +216,9 @@ def test_absent_classes() -> None:
     assert np.isnan(found.producers_ci[[1, 3]]).all()
     assert found.producers_ci[2] == 0
     assert found.area_ci_m2[2] > 0
-    assert not np.isnan([found.overall, found.overall_ci]).any()
+    assert not np.isnan([found.overall, found.overall_ci, *found.overall_limits]).any()
+    assert np.isnan(found.producers_limits[[1, 3]]).all()
+    assert found.area_limits_m2[3, 1] > 0  # it may be there, unseen
 
 
 def test_a_full_reference_is_counted() -> None:
@@ -175,6 +231,8 @@ def test_a_full_reference_is_counted() -> None:
     assert found.users[:2].tolist() == [0.875, 0.75]
     assert found.producers[:2].tolist() == [70 / 75, 15 / 25]
     assert (found.overall, found.overall_ci) == (0.85, 0.0)
+    assert found.area_limits_m2[0].tolist() == [18.75, 18.75]
+    assert found.overall_limits == (0.85, 0.85)
     assert np.isnan([found.users[2], found.users_ci[2], found.producers[2]]).all()
     # Every pixel as a sample of itself gives the same shares.
     sampled = estimate(("a", "b", "c"), counts, found.mapped_area_m2, pixels=counts.sum(axis=1))
@@ -197,6 +255,7 @@ def test_json_keeps_all(kind: str) -> None:
     assert back.as_csv() == found.as_csv()
     for key in ("area_m2", "area_ci_m2", "users", "users_ci", "producers", "producers_ci"):
         np.testing.assert_array_equal(getattr(back, key), getattr(found, key))
+    np.testing.assert_array_equal(back.area_limits_m2, found.area_limits_m2)
     content = json.loads(text)  # without NaN, which is no JSON
     assert content["source"] == found.source
     if kind == "sample":
