@@ -132,10 +132,12 @@ def _halved(image: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.ui
     return np.where(known[..., None] > 0, mean, NODATA).astype(np.uint8)
 
 
-def _quartets(values: NDArray[Any]) -> NDArray[np.int64]:
-    rows, cols = values.shape[0] // 2, values.shape[1] // 2
-    whole = values.reshape(rows, 2, cols, 2, *values.shape[2:])
-    summed: NDArray[np.int64] = whole.sum(axis=(1, 3), dtype=np.int64)
+def _quartets(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Sums of two by two values below 256."""
+    wide = values.astype(np.uint16)
+    summed: NDArray[np.uint16] = (
+        wide[::2, ::2] + wide[::2, 1::2] + wide[1::2, ::2] + wide[1::2, 1::2]
+    )
     return summed
 
 

@@ -7,24 +7,21 @@ lost, copied or moved is told.
 
 from __future__ import annotations
 
-import math
+import re
 import sqlite3
 import struct
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyproj
 
 from pipeline.errors import InputError, OutputError
+from pipeline.interpretation import InterpretedSample, Stratum, interpreted
+from pipeline.numerals import count
 from pipeline.sample_draw import SamplePoint
-from pipeline.sample_form import CERTAINTIES, FIELDS, FILLED, sample_style
-from pipeline.setting_types import did_you_mean
+from pipeline.sample_form import FIELDS, FILLED, sample_style
 
 LAYER = "sample"
 """Name of the layer."""
@@ -32,6 +29,7 @@ LAYER = "sample"
 LAYOUT = 1
 """Version of the tables; raised when they change their meaning."""
 
+_SEVERAL = "EPSG:4326"  # of points in more than one coordinate system
 _DATE = "2000-01-01T00:00:00.000Z"  # always the same: so are the bytes of the file
 _COLUMNS = {
     LAYER: (*FIELDS, "geom"),
@@ -47,65 +45,6 @@ CREATE TABLE design (fid INTEGER PRIMARY KEY NOT NULL, key TEXT NOT NULL UNIQUE,
 CREATE TABLE drawn (id INTEGER PRIMARY KEY NOT NULL, sheet TEXT NOT NULL, row INTEGER NOT NULL,
     col INTEGER NOT NULL, stratum INTEGER NOT NULL, x REAL NOT NULL, y REAL NOT NULL);
 """
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """A class of the map, as a stratum.
-
-    Attributes:
-        name: Its name.
-        color: ``#RRGGBB``.
-        pixels: Pixels mapped as it; 0 where it is mapped nowhere.
-        area_m2: Their area in m².
-        sampled: Points drawn from them.
-    """
-
-    name: str
-    color: str
-    pixels: int
-    area_m2: float
-    sampled: int
-
-
-@dataclass(frozen=True, eq=False)
-class InterpretedSample:
-    """A sample that was read back.
-
-    Attributes:
-        strata: The classes in the order of their ids; those that are mapped nowhere too.
-        matrix: Interpreted points, int64, shape ``(K, K)``, row = mapped class (stratum), column =
-            the class that was seen.
-        unlabelled: Ids of the points that nobody has interpreted.
-        unsure: Ids of the interpreted points that are marked as unsure.
-        design: How it was drawn: rule, seed, maps.
-    """
-
-    strata: tuple[Stratum, ...]
-    matrix: NDArray[np.int64]
-    unlabelled: tuple[int, ...]
-    unsure: tuple[int, ...]
-    design: Mapping[str, str]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return tuple(stratum.name for stratum in self.strata)
-
-    @property
-    def mapped_pixels(self) -> NDArray[np.int64]:
-        """Pixels mapped as each class, shape ``(K,)``."""
-        return np.array([stratum.pixels for stratum in self.strata], np.int64)
-
-    @property
-    def mapped_area_m2(self) -> NDArray[np.float64]:
-        """Area mapped as each class in m², shape ``(K,)``."""
-        return np.array([stratum.area_m2 for stratum in self.strata], np.float64)
-
-    @property
-    def sampled(self) -> NDArray[np.int64]:
-        """Points drawn of each class, interpreted or not, shape ``(K,)``."""
-        return np.array([stratum.sampled for stratum in self.strata], np.int64)
 
 
 def chip_name(number: int) -> str:
@@ -199,40 +138,78 @@ def read_sample(path: Path) -> InterpretedSample:
             )
         )
         design = dict(base.execute("SELECT key, value FROM design").fetchall())
+        if design.get("layout") != str(LAYOUT):
+            raise InputError(
+                f"{path}: was written by another version of Tesela (layout "
+                f"{design.get('layout', 'not told')}; this one reads {LAYOUT}).",
+                remedy="Read it with the version that drew it.",
+            )
         drawn = {row[0]: row[1:] for row in base.execute(_selected("drawn"))}
         rows = [
             dict(zip(_COLUMNS[LAYER], row, strict=True)) for row in base.execute(_selected(LAYER))
         ]
-    wrong = _lost(rows, drawn)
-    classes = _Classes([stratum.name for stratum in strata])
-    matrix = np.zeros((len(strata), len(strata)), np.int64)
-    unlabelled, unsure = [], []
-    for row in sorted((row for row in rows if row["id"] in drawn), key=lambda row: row["id"]):
-        wrong += _changed(row, drawn[row["id"]])
-        seen, certainty = _text(row["reference"]), _text(row["certainty"]).casefold()
-        number = classes.find(seen)
-        if seen and number is None:
-            wrong.append(
-                f"id {row['id']}: reference {seen!r} is no class{did_you_mean(seen, classes.names)}"
-            )
-        if certainty and certainty not in CERTAINTIES:
-            wrong.append(
-                f"id {row['id']}: certainty {row['certainty']!r} is none of "
-                f"{', '.join(CERTAINTIES)}"
-            )
-        if number is None:
-            unlabelled.append(row["id"])
-        elif 0 <= drawn[row["id"]][3] < len(strata):
-            matrix[drawn[row["id"]][3], number] += 1
-            unsure += [row["id"]] * (certainty == CERTAINTIES[1])
-    if wrong:
-        raise InputError(
-            f"{path}: {len(wrong)} of its entries cannot be used.",
-            wrong,
-            f"Mend them in QGIS; the classes are {', '.join(classes.names)}. Points are to be "
-            "interpreted, not deleted, copied or moved; one that shows nothing stays empty.",
+    return interpreted(rows, drawn, strata, design, str(path))
+
+
+def check_replaceable(path: Path, chips: Path, overwrite: bool = False) -> None:
+    """Check that what is in the way of a new sample may go, and close it.
+
+    Args:
+        path: The sample's file, which need not be there.
+        chips: The folder of its image chips.
+        overwrite: Whether points that are interpreted may be lost.
+
+    Raises:
+        OutputError: If it has interpreted points, is open in QGIS, or is no sample at all.
+    """
+    ours = re.compile(r"\d+\.jpg")
+    strange = [str(file) for file in chips.glob("*") if not ours.fullmatch(file.name)]
+    if strange or (chips.exists() and not chips.is_dir()):
+        raise OutputError(
+            f"{chips}: would be replaced, and has other things in it than image chips.",
+            strange,
+            "Choose another folder, or move them away.",
         )
-    return InterpretedSample(strata, matrix, tuple(unlabelled), tuple(unsure), design)
+    if not path.exists():
+        return
+    try:
+        filled = filled_points(path)
+    except InputError as error:
+        raise OutputError(
+            f"{path}: would be replaced, and is no sample.",
+            [error.what, *error.items],
+            "Choose another folder, or move it away.",
+        ) from error
+    if filled and not overwrite:
+        raise OutputError(
+            f"{path}: what somebody has filled in for {count(filled)} "
+            f"{'point' if filled == 1 else 'points'} would be lost.",
+            remedy=f"Move it and the folder {chips.name} away to keep it, or say --overwrite.",
+        )
+    release(path)
+
+
+def in_one_system(
+    points: Sequence[SamplePoint], systems: Mapping[str, str]
+) -> tuple[list[SamplePoint], str]:
+    """Points in the coordinate system of their sheets, or in longitude and latitude of several.
+
+    Args:
+        points: The points as they were drawn.
+        systems: Coordinate reference system of each sheet.
+
+    Returns:
+        The points, and their common coordinate reference system.
+    """
+    different = sorted(set(systems.values()))
+    if len(different) == 1:
+        return list(points), different[0]
+    ways = {crs: pyproj.Transformer.from_crs(crs, _SEVERAL, always_xy=True) for crs in different}
+    moved = []
+    for point in points:
+        x, y = ways[systems[point.sheet]].transform(point.x, point.y)
+        moved.append(point._replace(x=x, y=y))
+    return moved, _SEVERAL
 
 
 def filled_points(path: Path) -> int:
@@ -308,68 +285,6 @@ def _missing(base: sqlite3.Connection) -> list[str]:
     return missing
 
 
-class _Classes:
-    """Classes by their names as people write them: in any case, with blanks around."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self._plain: dict[str, int] = {}
-        for number, name in enumerate(names):
-            self._plain.setdefault(_text(name).casefold(), number)
-
-    def find(self, written: str) -> int | None:
-        if written in self.names:  # two names may differ by nothing but case
-            return self.names.index(written)
-        return self._plain.get(written.casefold())
-
-
-def _text(value: object) -> str:
-    """A value as it was meant: no blanks around or doubled, accents in one form."""
-    plain = "" if value is None else str(value)
-    return " ".join(unicodedata.normalize("NFC", plain).split())
-
-
 def _selected(table: str) -> str:
     columns = ", ".join(f'"{name}"' for name in _COLUMNS[table])
     return f"SELECT {columns} FROM {table} ORDER BY rowid"
-
-
-def _lost(rows: Iterable[Mapping[str, Any]], drawn: Mapping[int, Any]) -> list[str]:
-    """Points that are not there exactly once."""
-    counted = Counter(row["id"] for row in rows)
-    wrong = [f"id {number}: was deleted" for number in drawn if number not in counted]
-    for number, times in counted.items():
-        if number is None:
-            wrong.append(f"points without an id: {times}; they were not drawn")
-        elif number not in drawn:
-            wrong.append(f"id {number}: was not drawn")
-        elif times > 1:
-            wrong.append(f"id {number}: is there {times} times")
-    return wrong
-
-
-def _changed(row: Mapping[str, Any], drawn: Sequence[Any]) -> list[str]:
-    """What else of a point is not as it was drawn."""
-    wrong = [
-        f"id {row['id']}: {name} is {row[name]}, it was drawn as {value}"
-        for name, value in zip(("sheet", "row", "col", "stratum"), drawn, strict=False)
-        if row[name] != value
-    ]
-    place = _place(row["geom"])
-    near = [math.isclose(a, b, rel_tol=1e-9) for a, b in zip(place or (), drawn[4:], strict=False)]
-    if near != [True, True]:
-        wrong.append(f"id {row['id']}: was moved")
-    return wrong
-
-
-def _place(geometry: bytes | None) -> tuple[float, float] | None:
-    """Coordinates of a point in a GeoPackage's own form, with or without an envelope."""
-    sizes = (0, 32, 48, 48, 64)
-    if not geometry or len(geometry) < 8 or (geometry[3] >> 1 & 7) >= len(sizes):
-        return None
-    start = 8 + sizes[geometry[3] >> 1 & 7]
-    if len(geometry) < start + 21:
-        return None
-    order = "<" if geometry[start] == 1 else ">"
-    kind, x, y = struct.unpack_from(f"{order}Idd", geometry, start + 1)
-    return (x, y) if kind % 1000 == 1 else None

@@ -1,0 +1,370 @@
+"""From maps to points that a person interprets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import config, confusion, geotiff, imagery, nomenclature, progress, sample_design
+from pipeline.class_rasters import (
+    NOMENCLATURE_TAG,
+    check_nomenclature,
+    class_raster,
+    masked_bytes,
+    read_legend,
+)
+from pipeline.errors import InputError, SettingsError
+from pipeline.grid import PixelGrid
+from pipeline.numerals import count, percent
+from pipeline.own_ground import own_ground
+from pipeline.paths import link
+from pipeline.publication import published
+from pipeline.run import Run
+from pipeline.sample_draw import SamplePoint, SheetMap, Strata, count_strata, draw
+from pipeline.sheets import comparisons
+
+log = logging.getLogger(__name__)
+
+TARGET_SE = 0.01
+"""Standard error of the overall accuracy that a sample is drawn for, unless told otherwise."""
+
+_SHUFFLE = 255  # strata have the numbers below for random numbers of their own
+
+
+@dataclass(frozen=True)
+class SampleDesign:
+    """How a sample is drawn.
+
+    Attributes:
+        size: Points in all; None for as many as the target asks for.
+        target_se: Standard error of the overall accuracy, as a share.
+        rule: How the points are dealt out to the classes.
+        minimum: Points of each class, at least.
+        seed: Of the random numbers.
+    """
+
+    size: int | None = None
+    target_se: float = TARGET_SE
+    rule: sample_design.Rule = "neyman"
+    minimum: int = sample_design.MINIMUM
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Classes:
+    names: tuple[str, ...]
+    colors: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Output:
+    file: Path
+    chips: bool
+    overwrite: bool
+    threads: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the image chips."""
+        return self.file.parent / "chips"
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    raster: Path
+    orthophoto: Path | None
+    grid: PixelGrid
+
+
+def sample(
+    run: Run,
+    design: SampleDesign | None = None,
+    sheets: Sequence[str] = (),
+    *,
+    chips: bool = True,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> None:
+    """Draw a stratified random sample of the delivered maps, to be interpreted in QGIS.
+
+    Args:
+        run: The run.
+        design: How; by default with the run's seed.
+        sheets: Sheets to draw from; all where left out.
+        chips: Whether to write an image chip of each point.
+        overwrite: Whether a sample that somebody has begun to interpret may be replaced.
+        threads: Threads.
+
+    Raises:
+        SettingsError: If there is no such sheet, sheets show a place in several years, or the
+            points are too few.
+        InputError: If a map is missing.
+        OutputError: If interpreted points would be lost.
+    """
+    chosen = {name: run.sheet(name) for name in sheets} or run.sheets
+    years = comparisons(chosen)
+    if years:
+        raise SettingsError(
+            "A sample is of one year: its areas are those of the ground, once.",
+            [f"{place}: sheets of {before} and {after}" for place, before, after in years],
+            f"Name the sheets of one year with --sheets; all are {', '.join(chosen)}.",
+        )
+    paths, known = run.paths, run.nomenclature
+    rasters = {n: paths.delivered_map(n, run.settings.cleaning.asked) for n in chosen}
+    missing = [f"sheet {name}: {path}" for name, path in rasters.items() if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(chosen)} sheets have no map yet.",
+            missing,
+            "Map them first, or name those that are mapped with --sheets.",
+        )
+    sources = [
+        _Source(
+            name, rasters[name], sheet.orthophoto if chips else None,
+            geotiff.read_grid(sheet.orthophoto),
+        )
+        for name, sheet in chosen.items()
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        maps = [
+            SheetMap(
+                source.name,
+                source.grid,
+                masked_bytes(stack.enter_context(class_raster(source.raster, source.grid, known))),
+            )
+            for source in sources
+        ]
+        classes = _Classes(known.names, known.colors, known.fingerprint)
+        out = _Output(paths.sample, chips, overwrite, threads)
+        plan = design or SampleDesign(seed=run.settings.seed)
+        _sampled(sources, maps, classes, plan, _matrix(run), out)
+
+
+def sample_maps(
+    maps: Sequence[Path],
+    orthophotos: Sequence[Path],
+    out: Path,
+    design: SampleDesign | None = None,
+    *,
+    classes: Path | None = None,
+    chips: bool = True,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> None:
+    """Draw a stratified random sample of any class maps, to be interpreted in QGIS.
+
+    Args:
+        maps: The maps; ground that several show counts for the first of them.
+        orthophotos: The orthophoto of each, for the chips.
+        out: GeoPackage to write; the chips lie beside it.
+        design: How.
+        classes: The nomenclature, for maps that do not say the names of their classes.
+        chips: Whether to write an image chip of each point.
+        overwrite: Whether a sample that somebody has begun to interpret may be replaced.
+        threads: Threads.
+
+    Raises:
+        SettingsError: If maps and orthophotos are not as many, or the points are too few.
+        InputError: If the maps have other classes than each other, or other pixels than their
+            orthophotos.
+        OutputError: If interpreted points would be lost.
+    """
+    if chips and len(orthophotos) != len(maps):
+        raise SettingsError(
+            f"{len(maps)} maps and {len(orthophotos)} orthophotos: each map has its own.",
+            remedy="Name them in the same order, or leave the image chips out with --no-chips.",
+        )
+    names = [path.stem for path in maps]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SettingsError(
+            "Maps are told apart by the names of their files.",
+            [str(path) for path in maps if path.stem in doubled],
+            "Rename them, or leave out those that are named twice.",
+        )
+    sources = [
+        _Source(path.stem, path, orthophotos[i] if chips else None, geotiff.read_grid(path))
+        for i, path in enumerate(maps)
+    ]
+    other = [
+        f"{source.raster}: {source.grid}; {source.orthophoto}: {grid}"
+        for source in sources
+        if source.orthophoto is not None
+        and not (grid := geotiff.read_grid(source.orthophoto)).same_pixels(source.grid)
+    ]
+    if other:
+        raise InputError(
+            "Maps have other pixels than their orthophotos.",
+            other,
+            "Name the orthophoto that each was made from, in the order of the maps.",
+        )
+    with ExitStack() as stack:
+        readers = [stack.enter_context(geotiff.RasterReader(path, [1])) for path in maps]
+        found = [
+            SheetMap(source.name, source.grid, masked_bytes(reader))
+            for source, reader in zip(sources, readers, strict=True)
+        ]
+        output = _Output(out, chips, overwrite, threads)
+        _sampled(
+            sources, found, _legend(readers, classes), design or SampleDesign(), None, output
+        )  # fmt: skip
+
+
+def _matrix(run: Run) -> NDArray[np.int64] | None:
+    """What the run's own test ground says of its maps, where it has any."""
+    names, total = run.nomenclature.names, None
+    for sheet in run.labelled_sheets:
+        path = run.paths.confusion(sheet)
+        if not path.is_file():
+            continue
+        matrix = confusion.from_json(path.read_text("utf-8"), str(path))
+        if matrix.names != names:
+            raise InputError(
+                f"{path}: has other classes than the run.",
+                [f"matrix: {', '.join(matrix.names)}", f"run: {', '.join(names)}"],
+                "Run the rule `confusion` again.",
+            )
+        total = matrix.counts if total is None else total + matrix.counts
+    return total
+
+
+def _legend(readers: Sequence[geotiff.RasterReader], chosen: Path | None) -> _Classes:
+    """Classes of maps that must all have the same."""
+    made_with = [reader.tags.get(NOMENCLATURE_TAG, "") for reader in readers]
+    if chosen is not None:
+        known = nomenclature.parse(config.read_yaml(chosen), str(chosen))
+        for reader, fingerprint in zip(readers, made_with, strict=True):
+            if fingerprint:  # maps of others have none: whoever names the classes vouches for them
+                check_nomenclature(fingerprint, reader.path, known)
+        return _Classes(known.names, known.colors, known.fingerprint)
+    legends = [read_legend(reader.path) for reader in readers]
+    if len({names for names, _ in legends}) > 1 or len(set(made_with)) > 1:
+        raise InputError(
+            "The maps have other classes than each other.",
+            [
+                f"{reader.path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
+                for reader, (names, _), fingerprint in zip(readers, legends, made_with, strict=True)
+            ],
+            "Draw a sample of each, or map all with one network.",
+        )
+    return _Classes(*legends[0], made_with[0])
+
+
+def _sampled(
+    sources: Sequence[_Source],
+    maps: Sequence[SheetMap],
+    classes: _Classes,
+    design: SampleDesign,
+    matrix: NDArray[np.int64] | None,
+    out: _Output,
+) -> None:
+    """Draw and publish a sample."""
+    # Imported here: no other step draws pictures or looks into GeoPackages.
+    from pipeline import sample_files
+    from pipeline.interpretation import Stratum
+
+    sample_files.check_replaceable(out.file, out.folder, out.overwrite)
+    strata = count_strata(own_ground(maps), len(classes.names), out.threads)
+    if not strata.pixels.any():
+        raise InputError("The maps have no mapped pixel to draw from.")
+    users = sample_design.expected_users(matrix, len(classes.names))
+    weights, plan = strata.area_m2, (design.rule, design.minimum)
+    size = design.size or sample_design.least_size(
+        weights, users, design.target_se, *plan, strata.pixels
+    )
+    sizes = sample_design.allocate(weights, size, *plan, users, strata.pixels)
+    points, crs = sample_files.in_one_system(
+        draw(strata, sizes, design.seed, out.threads), {s.name: s.grid.crs for s in sources}
+    )
+    shuffled = np.random.default_rng((design.seed, _SHUFFLE)).permutation(len(points)).tolist()
+    points = [points[place] for place in shuffled]
+    told = {
+        "allocation": design.rule,
+        "minimum": str(design.minimum),
+        "target_se": "" if design.size else repr(design.target_se),
+        "seed": str(design.seed),
+        "expected_users": json.dumps(dict(zip(classes.names, users.tolist(), strict=True))),
+        "nomenclature": classes.fingerprint,
+        "maps": json.dumps({s.name: link(s.raster, out.file.parent) for s in sources}),
+    }
+    entries = [
+        Stratum(name, color, int(pixels), float(area), int(drawn))
+        for name, color, pixels, area, drawn in zip(
+            classes.names, classes.colors, strata.pixels, strata.area_m2, sizes, strict=True
+        )
+    ]
+    with published(out.file, *([out.folder] if out.chips else [])) as drafts:
+        sample_files.write_sample(drafts[0], points, entries, crs, told, out.chips)
+        if out.chips:
+            drafts[1].mkdir()
+            _write_chips(drafts[1], points, sources, out.threads)
+        sample_files.check_replaceable(
+            out.file, out.folder, out.overwrite
+        )  # somebody may have begun in the meantime
+    if not out.chips and out.folder.exists():
+        shutil.rmtree(out.folder)  # of the sample that was there before
+    _tell(strata, sizes, users, design, classes, out)
+
+
+def _write_chips(
+    folder: Path, points: Sequence[SamplePoint], sources: Sequence[_Source], threads: int
+) -> None:
+    from pipeline.sample_chips import write_chips
+    from pipeline.sample_files import chip_name
+
+    with progress.track("image chips", len(points), "chips") as advance:
+        for source in sources:
+            places = {
+                folder / Path(chip_name(number)).name: (point.row, point.col)
+                for number, point in enumerate(points, start=1)
+                if point.sheet == source.name
+            }
+            if not places or source.orthophoto is None:
+                continue
+            orthophoto = geotiff.read_orthophoto(source.orthophoto)
+            image = imagery.SheetImagery(orthophoto, orthophoto.bands[:3])
+            try:
+                for _ in write_chips(image, places, threads):
+                    advance(1)
+            finally:
+                image.close()
+
+
+def _tell(
+    strata: Strata,
+    sizes: NDArray[np.int64],
+    users: NDArray[np.float64],
+    design: SampleDesign,
+    classes: _Classes,
+    out: _Output,
+) -> None:
+    error = sample_design.expected_se(strata.area_m2, users, sizes)
+    goal = "" if design.size else f"; asked for {100 * design.target_se:g}"
+    log.info(
+        "sample of %s points; expected standard error of the overall accuracy: %.2f per cent%s",
+        count(int(sizes.sum())), 100 * error, goal,
+    )  # fmt: skip
+    area = strata.area_m2.sum()
+    for name, size, m2, expected in zip(classes.names, sizes, strata.area_m2, users, strict=True):
+        if size:
+            log.info(
+                "%s: %s points in %s of the area; expected user's accuracy %s",
+                name, count(int(size)), percent(float(m2 / area)), percent(float(expected)),
+            )  # fmt: skip
+        else:
+            log.info("%s: mapped nowhere; points may be interpreted as it all the same", name)
+    log.info(
+        "%s: open it in QGIS, fill `reference` of every point, save, then run "
+        "`python -m pipeline assess`",
+        out.file,
+    )
