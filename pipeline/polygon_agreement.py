@@ -165,20 +165,21 @@ class AgreementCounts:
         present = siose > 0
         composite = present.sum(axis=1) > 1
         moments = np.zeros((2, len(WEIGHTS), len(MOMENTS), len(names)))
-        # A class at a time: a nomenclature may have dozens, a sheet a hundred thousand polygons.
+        weights = np.ones_like(area_m2), area_m2
+        # Correctly rounded sums: they are the same on every machine.
+        for i, weight in enumerate(weights):
+            moments[:, i, 0] = [[math.fsum(w.tolist())] for w in (weight, weight[composite])]
+        # A class at a time, where it is: there are dozens, and a hundred thousand polygons.
         for k in range(len(names)):
-            on_map, said = mapped[:, k], siose[:, k]
+            there = np.flatnonzero((mapped[:, k] > 0) | present[:, k])
+            on_map, said, some = mapped[there, k], siose[there, k], composite[there]
             off = on_map - said
-            terms = (
-                np.ones_like(off), on_map, said, on_map**2, said**2, on_map * said,
-                np.abs(off), off**2,
-            )  # fmt: skip
-            for i, weight in enumerate((1.0, area_m2)):
-                for j, term in enumerate(terms):
-                    # Correctly rounded: a sum is the same on every machine.
-                    weighted = term * weight
+            terms = on_map, said, on_map**2, said**2, on_map * said, np.abs(off), off**2
+            for i, weight in enumerate(weights):
+                for j, term in enumerate(terms, 1):
+                    weighted = term * weight[there]
                     moments[0, i, j, k] = math.fsum(weighted.tolist())
-                    moments[1, i, j, k] = math.fsum(weighted[composite].tolist())
+                    moments[1, i, j, k] = math.fsum(weighted[some].tolist())
         histogram = np.zeros((len(names), BINS, BINS), np.int64)
         across, along = share_bins(siose), share_bins(mapped)
         for number in range(len(names)):
