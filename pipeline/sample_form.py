@@ -30,6 +30,8 @@ _FIELDS = ("fid", *FIELDS)
 _FIXED = ("id", "sheet", "row", "col")
 _HIDDEN = ("fid", "stratum")
 
+_EDGE = 5  # what the widget takes of the height; without it, it shrinks the picture
+
 _OPEN = "coalesce(trim(\"reference\"), '') = ''"
 # Colours that differ for eyes that see no red or no green; open points are the largest.
 _RULES = (
@@ -164,7 +166,7 @@ def _picture(field: ET.Element) -> None:
         "ExternalResource",
         {
             "DocumentViewer": ("int", "1"),  # a picture
-            "DocumentViewerHeight": ("int", str(HEIGHT)),
+            "DocumentViewerHeight": ("int", str(HEIGHT + _EDGE)),
             "DocumentViewerWidth": ("int", "0"),
             "FileWidget": ("bool", "false"),
             "FileWidgetButton": ("bool", "false"),
