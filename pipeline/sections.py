@@ -239,7 +239,7 @@ class EvaluationSettings(Section):
     block_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
     draws: Annotated[int, BeforeValidator(no_bool), Field(ge=100, le=100_000)] = 1000
     target_accuracy: Share = 0.95
-    min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 80
+    min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 70
     min_change: Share = 0.5
     worst_polygons: Count = 200
     shown_tiles: Margin = 6
