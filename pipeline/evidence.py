@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import confusion, diagnosis, geotiff
+from pipeline import (
+    area_estimates,
+    bootstrap,
+    confusion,
+    diagnosis,
+    evaluation,
+    geotiff,
+    polygon_agreement,
+)
+from pipeline.area_estimates import AreaEstimates
 from pipeline.changes import ChangeTables
+from pipeline.compute_costs import Benchmark, read_benchmark
 from pipeline.errors import InputError
+from pipeline.evaluation import TileScore
+from pipeline.ground_blocks import BlockMatrices, read_blocks
 from pipeline.nomenclature import IGNORE, Nomenclature
 from pipeline.paths import RunPaths
-from pipeline.reporting import (
-    Benchmark,
-    LabelCounts,
-    ReportData,
-    SheetReport,
-    read_benchmark,
-)
+from pipeline.polygon_agreement import AgreementCounts
+from pipeline.report_data import LabelCounts, ReportData, SheetReport
+from pipeline.sections import EvaluationSettings
 from pipeline.sheets import Sheet, comparisons
 from pipeline.thumbnails import SIDE_PX, SheetThumbnails
+from pipeline.tile_pictures import TilePixels
 
 STEPS = (
     "index_values",
@@ -33,9 +43,18 @@ STEPS = (
     "train",
     "map_sheet",
     "clean_map",
+    "vector_map",
     "change_map",
     "confusion",
+    "evaluation",
+    "polygon_agreement",
+    "error_raster",
+    "mosaic",
 )
+
+PICTURED_SHEETS = 60
+"""So many sheets are shown in pictures, those with test ground first: a page of thousands can
+neither be mailed nor be looked at."""
 
 
 def report_data(
@@ -45,8 +64,12 @@ def report_data(
     settings: str,
     blocks: bool = False,
     cleaned: bool = False,
+    judging: EvaluationSettings | None = None,
+    seed: int = 0,
 ) -> ReportData:
     """Read what a run has made.
+
+    What is judged may be missing where steps are run by hand: the report says so.
 
     Args:
         paths: Files of the run.
@@ -55,18 +78,31 @@ def report_data(
         settings: The settings as YAML.
         blocks: Whether splits are blocks of ground; the table's splits are not used then.
         cleaned: Whether the maps that are delivered are the cleaned ones.
+        judging: How good the map is said to be; the defaults where left out.
+        seed: Of the bootstrap.
 
     Raises:
         InputError: If a file that the report needs is missing or is of other classes.
     """
     card = read_json(paths.card)
     pixel_width, pixel_height = card["pixel_size"]
+    judging = judging or EvaluationSettings()
+    reports = [_sheet(paths, sheet, blocks) for sheet in sheets.values()]
+    pictured = _pictured(reports)
+    reports = [
+        replace(report, thumbnails=_thumbnails(paths, sheets[report.name], cleaned))
+        if report.name in pictured
+        else report
+        for report in reports
+    ]
+    judged = [report.name for report in reports if report.matrix]
+    squares = _squares(paths, judged)
     return ReportData(
         run=paths.name,
         names=classes.names,
         colors=classes.colors,
         pixel_area=pixel_width * pixel_height,
-        sheets=[_sheet(paths, sheet, blocks, cleaned) for sheet in sheets.values()],
+        sheets=reports,
         settings=settings,
         curves=read_curves(paths.curves, paths.speed),
         card=card,
@@ -80,6 +116,12 @@ def report_data(
         ),
         versions=card["versions"],
         changes=_changes(paths, sheets),
+        intervals=bootstrap.intervals(squares, judging.draws, seed) if squares else None,
+        block_m=squares[0].side_m if squares else 0.0,
+        agreement=_agreement(paths, reports),
+        estimates=_estimates(paths),
+        tiles=_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
+        target_accuracy=judging.target_accuracy,
     )
 
 
@@ -156,8 +198,8 @@ def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]
     ]
 
 
-def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool, cleaned: bool) -> SheetReport:
-    labels = matrix = checked = None
+def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
+    labels = matrix = checked = judged = None
     if sheet.split != "map":
         counts = read_json(paths.label_counts(sheet.name))
         labels = LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
@@ -165,16 +207,91 @@ def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool, cleaned: bool) -> SheetR
             checked = read_json(paths.polygon_check_counts(sheet.name))
         path = paths.confusion(sheet.name)
         matrix = confusion.from_json(_text(path), str(path))
+        path = paths.evaluation(sheet.name)
+        if path.exists():
+            judged = evaluation.from_json(_text(path), str(path))
+    window = geotiff.read_grid(sheet.orthophoto).window
     return SheetReport(
         sheet.name,
         "blocks" if blocks and sheet.split != "map" else sheet.split,
         sheet.year,
         labels,
         matrix if matrix and matrix.pixels else None,
-        _thumbnails(paths, sheet, cleaned),
+        None,
         checked["problems"] if checked is not None else None,
         checked["polygons"] if checked is not None else 0,
+        judged if judged and judged.pixels else None,
+        window.height * window.width,
     )
+
+
+def _pictured(sheets: Sequence[SheetReport]) -> set[str]:
+    """Names of the sheets that are shown in pictures: those with test ground first."""
+    ranked = sorted(sheets, key=lambda sheet: sheet.matrix is None)  # stable: as in the table
+    return {sheet.name for sheet in ranked[:PICTURED_SHEETS]}
+
+
+def _squares(paths: RunPaths, judged: Sequence[str]) -> list[BlockMatrices]:
+    """Matrices of the squares of all test ground; none where those of a sheet are missing."""
+    files = [paths.block_matrices(name) for name in judged]
+    # Intervals of half of the ground would be of another number than the one they stand beside.
+    if not all(path.exists() for path in files):
+        return []
+    found = [read_blocks(path) for path in files]
+    return [blocks for blocks in found if len(blocks.places)]
+
+
+def _agreement(paths: RunPaths, sheets: Sequence[SheetReport]) -> AgreementCounts | None:
+    total = None
+    for sheet in sheets:
+        path = paths.polygon_agreement_counts(sheet.name)
+        if sheet.labels and path.exists():
+            counts = polygon_agreement.from_json(_text(path), str(path))
+            total = counts if total is None else total + counts
+    return total
+
+
+def _estimates(paths: RunPaths) -> AreaEstimates | None:
+    path = paths.area_estimates
+    return area_estimates.from_json(_text(path), str(path)) if path.exists() else None
+
+
+def _tiles(
+    paths: RunPaths,
+    sheets: Mapping[str, Sheet],
+    reports: Sequence[SheetReport],
+    cleaned: bool,
+    most: int,
+) -> tuple[list[TilePixels], list[TilePixels]]:
+    """The worst tiles of all sheets and the best, at full resolution."""
+    found = [report.evaluation for report in reports if report.evaluation]
+    if not found:
+        return [], []
+    judged = sum(found[1:], found[0])
+
+    def pixels(tile: TileScore) -> TilePixels:
+        return _tile(paths, sheets[tile.sheet], tile, cleaned)
+
+    return list(map(pixels, judged.worst(most))), list(map(pixels, judged.best(most)))
+
+
+def _tile(paths: RunPaths, sheet: Sheet, tile: TileScore, cleaned: bool) -> TilePixels:
+    orthophoto = geotiff.read_orthophoto(sheet.orthophoto)
+    with (
+        geotiff.RasterReader(orthophoto.path, orthophoto.bands[:3]) as image,
+        geotiff.RasterReader(paths.label_raster(sheet.name)) as labels,
+        geotiff.RasterReader(paths.delivered_map(sheet.name, cleaned)) as mapped,
+    ):
+        bands, valid = image.read_valid(tile.window)
+        return TilePixels(
+            sheet.name,
+            tile.window,
+            tile.accuracy,
+            bands.transpose(1, 2, 0),
+            valid,
+            labels.read_band(tile.window),
+            mapped.read_band(tile.window),
+        )
 
 
 def _thumbnails(paths: RunPaths, sheet: Sheet, cleaned: bool) -> SheetThumbnails:

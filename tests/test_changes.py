@@ -29,7 +29,8 @@ from pipeline.errors import InputError, SettingsError
 from pipeline.geotiff import RasterReader, RasterWriter
 from pipeline.grid import PixelGrid
 from pipeline.ground_area import row_areas_m2
-from pipeline.reporting import ReportData, render_report
+from pipeline.report_data import ReportData
+from pipeline.reporting import render_report
 from pipeline.sheets import Sheet, comparisons, read_sheets
 from pipeline.stages.changes import check_places
 

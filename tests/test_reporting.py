@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import math
 import re
@@ -13,24 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import diagnosis, evidence, labels
+from pipeline import diagnosis, evidence, labels, reporting
+from pipeline.compute_costs import read_benchmark
 from pipeline.confusion import ConfusionMatrix
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
-from pipeline.reporting import (
-    REASONS,
-    Benchmark,
-    LabelCounts,
-    ReportData,
-    SheetReport,
-    read_benchmark,
-    render_report,
-)
+from pipeline.report_data import LabelCounts, ReportData, SheetReport
+from pipeline.reporting import REASONS, render_report
 from pipeline.thumbnails import SheetThumbnails, data_uri
+from tests.report_values import COLORS, NAMES
 
-NAMES = ("Olivar", '<script>alert("x")</script> & más', "Vía {{ 7*7 }}")
-COLORS = ("#A0C800", "#0000FF", "#DC1E1E")
 SHEET = "0722<img src=x onerror=alert(1)>"
 
 FIRST = ConfusionMatrix(NAMES, np.array([[1_200_345, 11, 0], [23, 4567, 0], [0, 0, 0]]), 99)
@@ -125,18 +120,28 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_nothing_is_loaded_and_nothing_is_run(text: str, page: Page) -> None:
+def test_nothing_is_loaded_from_elsewhere(text: str, page: Page) -> None:
     assert page.sources, "the page has pictures and links"
     assert all(source.startswith(("data:image/", "#")) for source in page.sources)
     assert not re.search(r"url\(|@import", text)
-    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert not {"link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     assert not [tag for tag in page.tags if tag.startswith("on")]
     links = {source for source in page.sources if source.startswith("#")}
     assert all(f'id="{link[1:]}"' in text for link in links)
 
 
+def test_the_one_script_is_ours_and_no_other_may_run(text: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script == (Path(reporting.__file__).parent / "report.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert (
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">"
+    ) in text
+
+
 def test_names_are_escaped_wherever_they_stand(text: str, page: Page) -> None:
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert "<img src=x" not in text
     assert "<b>see</b>" not in text
     assert page.text.count(NAMES[1]) > 8
@@ -184,8 +189,10 @@ def test_the_summary_says_it_in_words(text: str) -> None:
     assert f"{count(1_204_954)} labelled pixels in 2 sheets" in words
     assert f"7.53{THIN}ha of test ground" in words
     assert f"{percent(scores.overall_accuracy)} of the pixels (overall accuracy)" in words
-    assert f"2 classes found there is {percent(scores.mean_iou)}" in words
-    assert f"Best is Olivar (IoU {percent(scores.classes[0].iou)})" in words
+    best, worst = scores.classes[0], scores.classes[1]
+    assert f"best class is Olivar, the worst {NAMES[1]} ({percent(23 / 4591)} of it is" in words
+    assert f"both give {percent(best.iou)} and {percent(worst.iou)} to it (IoU)" in words
+    assert f"{percent(scores.mean_iou)} on average over the 2 classes found there" in words
     assert f"Nothing can be said of {NAMES[2]}" in words
     assert "99 labelled pixels are nodata on the map" in words
     assert f"{percent(124 / 1_205_100)} of all pixels of the 2 labelled sheets are masked" in words
@@ -233,19 +240,6 @@ def test_sheets_of_other_classes_are_refused_all_at_once(data: ReportData) -> No
 def test_colours_that_are_none_are_refused(data: ReportData, color: str) -> None:
     with pytest.raises(ValueError, match="is not #RRGGBB"):
         replace(data, colors=(color, *COLORS[1:]))
-
-
-def test_benchmarks_are_read_and_added_up_by_step(data: ReportData) -> None:
-    assert data.benchmarks == [Benchmark("shard", "0722", 61.5, 812.25, 92.25)]
-    short = read_benchmark("s\tmax_rss\tcpu_time\n0.2\tNA\t-\n", "shard", "0723")
-    assert math.isnan(short[0].memory_mb)
-    assert math.isnan(short[0].cpu_seconds)
-    jobs = [*data.benchmarks, *short]
-    both = ReportData("bare", NAMES, COLORS, 0.25, (), benchmarks=jobs)
-    expected = ["shard", "2", f"1{THIN}min 02{THIN}s", f"1{THIN}min 02{THIN}s", "0722", "1.5"]
-    assert Page(render_report(both)).row("shard", 7) == [*expected, "812 MB"]
-    with pytest.raises(InputError, match="no column 's'"):
-        read_benchmark("", "shard", "0722")
 
 
 def test_the_model_card_shows_nested_values(text: str) -> None:

@@ -1,0 +1,250 @@
+"""The report's first paragraph: what the map is worth, in plain words.
+
+A term of the field stands behind what it means, in brackets.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pipeline.confusion import ConfusionMatrix
+from pipeline.numerals import area, count, hectares, listed, percent, plural
+from pipeline.outlines import DISTANCES, OutlineCounts
+from pipeline.report_data import ReportData
+from pipeline.scores import ClassScores, Scores
+
+NAMED_REASONS = 3
+"""So many reasons for masking are named; the table has all."""
+
+CLOSE = 0.02
+"""Mean confidence and accuracy no farther apart than this are the same, for people."""
+
+
+def summary(data: ReportData) -> list[str]:
+    """The result in plain sentences, eight at most."""
+    if not data.matrix or not data.scores:
+        return [
+            "No labelled test ground was compared with the map, so this report says nothing "
+            "about its accuracy. Give a sheet the split “test” to find out.",
+            *_areas(data),
+            *_masked(data),
+        ]
+    return [
+        *_accuracy(data, data.scores),
+        *_by_class(data.matrix, data.scores),
+        *_confidence(data),
+        *_outlines(data),
+        *_composites(data),
+        *_areas(data),
+        *_masked(data),
+    ]
+
+
+def confusions(matrix: ConfusionMatrix) -> list[tuple[str, str, float]]:
+    """Each class, the one that it is most often mapped as in error, and the share; "" if none."""
+    found = []
+    for number, (name, row) in enumerate(zip(matrix.names, matrix.counts, strict=True)):
+        wrong = row.copy()
+        wrong[number] = 0
+        other, pixels = int(wrong.argmax()), int(row.sum())
+        if wrong[other]:
+            found.append((name, matrix.names[other], int(wrong[other]) / pixels))
+        else:
+            found.append((name, "", math.nan))
+    return found
+
+
+def masked_reasons(data: ReportData) -> dict[str, int]:
+    """Reason -> masked pixels of all sheets, the most frequent first."""
+    reasons: dict[str, int] = {}
+    for sheet in data.sheets:
+        for reason, number in (sheet.labels.masked if sheet.labels else {}).items():
+            if number:
+                reasons[reason] = reasons.get(reason, 0) + number
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def near_outlines(outlines: OutlineCounts) -> tuple[float, float, float, float] | None:
+    """Where the errors are: near outlines, within the tolerance, or inside.
+
+    Returns:
+        Share of the ground that lies near, accuracy near, accuracy inside, and share of all
+        errors that lie near; None where either has no pixels.
+    """
+    bins = sum(edge <= outlines.tolerance_px for edge in DISTANCES)
+    by_distance = outlines.by_distance.sum(axis=0)
+    wrong, right = by_distance[:bins].sum(axis=0).tolist()
+    wrong_inside, right_inside = by_distance[bins:].sum(axis=0).tolist()
+    near, inside = wrong + right, wrong_inside + right_inside
+    if not near or not inside:
+        return None
+    errors = wrong + wrong_inside
+    return (
+        near / (near + inside),
+        right / near,
+        right_inside / inside,
+        wrong / errors if errors else math.nan,
+    )
+
+
+def _accuracy(data: ReportData, scores: Scores) -> list[str]:
+    sheets = sum(sheet.matrix.pixels > 0 for sheet in data.sheets if sheet.matrix)
+    sentence = (
+        f"On {area(scores.pixels, data.pixel_area)} of test ground that the network never saw "
+        f"({count(scores.pixels)} labelled pixels in {plural(sheets, 'sheet')}) the map agrees "
+        f"with SIOSE on {percent(scores.overall_accuracy)} of the pixels (overall accuracy)"
+    )
+    if data.intervals and not math.isnan(data.intervals.overall_accuracy.low):
+        low, high = data.intervals.overall_accuracy.low, data.intervals.overall_accuracy.high
+        sentence += (
+            f"; over ground of this kind as a whole it is right on between {percent(low)} and "
+            f"{percent(high)}, as far as the differences within this ground can tell "
+            "(95 % interval)"
+        )
+    return [sentence + "."]
+
+
+def _by_class(matrix: ConfusionMatrix, scores: Scores) -> list[str]:
+    present = sorted(scores.present, key=lambda entry: entry.iou)
+    worst, best = present[0], present[-1]
+    if len(present) > 1:
+        sentences = [
+            f"The best class is {best.name}, the worst {worst.name}{_mistaken_for(matrix, worst)}: "
+            f"of the ground that the map or SIOSE gives to the class, both give "
+            f"{percent(best.iou)} and {percent(worst.iou)} to it (IoU), and "
+            f"{percent(scores.mean_iou)} on average over the "
+            f"{plural(len(present), 'class', 'classes')} found there."
+        ]
+    else:
+        sentences = [
+            f"Of the ground that the map or SIOSE gives to {best.name}, the only class found "
+            f"there, both give {percent(best.iou)} to it (IoU)."
+        ]
+    absent = [entry.name for entry in scores.classes if not entry.support]
+    if absent:
+        sentences.append(
+            f"Nothing can be said of {listed(absent)}: the test ground has no such pixels."
+        )
+    return sentences
+
+
+def _confidence(data: ReportData) -> list[str]:
+    if not data.evaluation or not data.evaluation.calibration.pixels:
+        return []
+    calibration, target = data.evaluation.calibration, percent(data.target_accuracy)
+    trusted = calibration.trusted_share(data.target_accuracy)
+    if trusted is None:
+        trust = f"No part of the map is right on {target} of its pixels, however sure it is there"
+    elif trusted[1] == 1:
+        trust = f"All of the map together is right on {target} of its pixels or more"
+    else:
+        trust = (
+            f"{percent(trusted[1])} of the map can be trusted to be right on {target} of its "
+            f"pixels: the part with a confidence of {trusted[0]} % or more"
+        )
+    said, right = calibration.mean_confidence, calibration.accuracy
+    means = f"on average it says {percent(said)} and is right on {percent(right)}"
+    if said - right > CLOSE:
+        verdict = f"the map is surer of itself than it should be (over-confident): {means}"
+    elif right - said > CLOSE:
+        verdict = f"the map is better than it says (under-confident): {means}"
+    else:
+        verdict = f"its confidence can be taken at its word: {means}"
+    return [f"{trust}; {verdict}."]
+
+
+def _outlines(data: ReportData) -> list[str]:
+    found = near_outlines(data.evaluation.outlines) if data.evaluation else None
+    if not data.evaluation or found is None:
+        return []
+    ground, near, inside, errors = found
+    within = plural(data.evaluation.outlines.tolerance_px, "pixel")
+    sentence = (
+        f"Within {within} of an outline of SIOSE’s polygons ({percent(ground)} of the ground) it "
+        f"is right on {percent(near)}, farther inside on {percent(inside)}"
+    )
+    return [sentence + ("." if math.isnan(errors) else f"; {percent(errors)} of all errors lie "
+                        "at outlines.")]  # fmt: skip
+
+
+def _composites(data: ReportData) -> list[str]:
+    if not data.agreement:
+        return []
+    sentences = []
+    statistics = data.agreement.statistics("area", composite=True)
+    if statistics.polygons:
+        sentence = (
+            f"In {plural(statistics.polygons, 'composite polygon')}, of which SIOSE tells shares "
+            f"only, the map has the same classes on {percent(1 - statistics.difference)} of the "
+            "area"
+        )
+        bias = np.nan_to_num(statistics.bias)
+        most, least = int(bias.argmax()), int(bias.argmin())
+        if bias[most] > 0 > bias[least]:
+            sentence += (
+                f", and has too much of {statistics.names[most]} "
+                f"({100 * bias[most]:+.1f} points) and too little of {statistics.names[least]} "
+                f"({100 * bias[least]:+.1f})".replace("-", "−")
+            )
+        sentences.append(sentence)
+    if data.agreement.candidate_count:
+        sentences.append(
+            f"{plural(data.agreement.candidate_count, 'polygon')} "
+            f"({hectares(data.agreement.candidate_m2 / 1e4)} ha) "
+            f"look{'s' * (data.agreement.candidate_count == 1)} as if the cover had changed since "
+            "SIOSE was drawn"
+        )
+    return ["; ".join(sentences) + "."] if sentences else []
+
+
+def _areas(data: ReportData) -> list[str]:
+    if not data.estimates:
+        return []
+    found = data.estimates
+    points = int(found.sample.sum())
+    what = "points that people have interpreted" if found.source == "sample" else "reference pixels"
+    sentence = (
+        f"By {count(points)} {what} the map is right on {percent(found.overall)} of its area "
+        f"(± {percent(found.overall_ci)})"
+    )
+    gaps = np.nan_to_num(np.abs(found.area_m2 - found.mapped_area_m2))
+    number = int(gaps.argmax())
+    if gaps[number] > 0:
+        estimated, half = found.area_m2[number] / 1e4, found.area_ci_m2[number] / 1e4
+        sentence += (
+            f"; the class whose area it gets most wrong is {found.names[number]}, with "
+            f"{hectares(found.mapped_area_m2[number] / 1e4)} ha on the map and "
+            f"{hectares(estimated)} ± {hectares(half)} ha by the sample"
+        )
+    return [sentence + "."]
+
+
+def _masked(data: ReportData) -> list[str]:
+    labelled = [sheet.labels for sheet in data.sheets if sheet.labels]
+    pixels = sum(labels.pixels for labels in labelled)
+    reasons = masked_reasons(data)
+    masked = sum(reasons.values())
+    unmapped = data.matrix.unmapped if data.matrix and data.scores else 0
+    parts = []
+    if pixels and masked:
+        named = list(reasons.items())[:NAMED_REASONS]
+        why = [f"{percent(n / pixels)} {reason.replace('_', ' ')}" for reason, n in named]
+        if rest := masked - sum(n for _, n in named):
+            why.append(f"{percent(rest / pixels)} for other reasons")
+        where = f"the {count(len(labelled))} labelled sheets" if len(labelled) > 1 else "the sheet"
+        parts.append(
+            f"{percent(masked / pixels)} of all pixels of {where} are masked, neither trained on "
+            f"nor tested: {listed(why)}"
+        )
+    if unmapped:
+        parts.append(f"{count(unmapped)} labelled pixels are nodata on the map and count nowhere")
+    return ["; ".join(parts) + "."] if parts else []
+
+
+def _mistaken_for(matrix: ConfusionMatrix, scores: ClassScores) -> str:
+    for name, other, share in confusions(matrix):
+        if name == scores.name and other:
+            return f" ({percent(share)} of it is mapped as {other})"
+    return ""
