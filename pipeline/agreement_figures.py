@@ -38,22 +38,20 @@ def agreement_figure(counts: AgreementCounts, names: Sequence[str], colors: Sequ
     columns = min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
     most = math.log1p(int(counts.histogram[shown].max()))
-    with drawing(WIDTH, 48 + rows * {1: 300, 2: 180, 3: 128}[columns]) as figure:
+    with drawing(WIDTH, 48 + rows * {1: 330, 2: 205, 3: 152}[columns]) as figure:
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, k in zip(panels, shown, strict=False):
             cells = counts.histogram[k].T[::-1]  # the map upwards
-            strength = np.where(cells > 0, 0.15 + 0.85 * np.log1p(cells) / most, np.nan)
+            strength = np.where(cells > 0, 0.3 + 0.7 * np.log1p(cells) / most, np.nan)
             shaded(axes, strength, (0, 100, 0, 100))
             axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
-            class_title(axes, names[k], colors[k], 17 if columns == 3 else 26)
-            error, bias = statistics.mean_absolute_error[k], statistics.bias[k]
             r = statistics.correlation[k]
-            axes.text(
-                0.03, 0.97,
-                f"MAE {100 * error:.1f}\nbias {_signed(100 * bias)}\n"
-                f"r {NONE if math.isnan(r) else f'{r:.2f}'}",
-                transform=axes.transAxes, va="top", fontsize=8.5, linespacing=1.15,
-            )  # fmt: skip
+            told = (
+                f"MAE {100 * statistics.mean_absolute_error[k]:.1f}, "
+                f"bias {_signed(100 * statistics.bias[k])}\n"
+                f"r {NONE if math.isnan(r) else f'{r:.2f}'}"
+            )
+            class_title(axes, names[k], colors[k], 17 if columns == 3 else 26, told)
             axes.set_aspect("equal")
             axes.set(xlim=(0, 100), ylim=(0, 100))
             axes.set_xticks([0, 50, 100])

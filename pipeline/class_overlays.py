@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counting import pair_counts
 from pipeline.nomenclature import IGNORE
 from pipeline.thumbnails import SIDE_PX, Picture, SheetThumbnails, nearest, palette_png
 
@@ -24,6 +25,7 @@ BUDGET_BYTES = 2 * 2**20
 """All overlays of a report together; base64 makes a third more of them."""
 
 _SMALLEST_PX = 16
+_TRIED = 50
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def encode_overlays(
     """
     # Whether a class is shown, and its counts, do not depend on how small the pictures get.
     found = [_occurring(sheet, classes) for sheet in sheets]
+    wanted = [(sheet, k) for sheet, of in zip(sheets, found, strict=True) if sheet for k in of]
+    side = _fitting_side(wanted, budget, side)
     while True:
         encoded = [
             tuple(ClassOverlay(k, *counts, _picture(sheet, k, side)) for k, counts in of.items())
@@ -101,20 +105,38 @@ def encode_overlays(
         size = sum(len(one.picture.content) for overlays in encoded for one in overlays)
         if size <= budget or side <= _SMALLEST_PX:
             return encoded
-        # What a file takes whatever its side does not shrink, hence the extra tenth.
-        side = max(_SMALLEST_PX, min(side - 1, int(side * 0.9 * math.sqrt(budget / size))))
+        side = _smaller(side, budget / size)
+
+
+def _fitting_side(wanted: Sequence[tuple[SheetThumbnails, int]], budget: int, side: int) -> int:
+    """The side at which all pictures will fit, going by some of them: to encode takes long."""
+    step = -(-len(wanted) // _TRIED)
+    while tried := wanted[::step] if wanted else ():
+        size = sum(len(_picture(sheet, k, side).content) for sheet, k in tried)
+        share = budget * len(tried) / (len(wanted) * size)
+        if share >= 1 or side <= _SMALLEST_PX:
+            break
+        side = _smaller(side, share)
+    return side
+
+
+def _smaller(side: int, share: float) -> int:
+    # What a file takes whatever its side does not shrink, hence the rest.
+    return max(_SMALLEST_PX, min(side - 1, int(side * 0.97 * math.sqrt(share))))
 
 
 def _occurring(sheet: SheetThumbnails | None, classes: int) -> dict[int, tuple[int, int, int]]:
     """Pixels found, made up and missed, of each class that there is."""
     if sheet is None or sheet.mapped is None:
         return {}
-    occurring = {}
-    for k in range(classes):
-        counts = np.bincount(overlay(sheet.labels, sheet.mapped, k).ravel(), minlength=4)
-        if counts[FOUND : MISSED + 1].any():
-            occurring[k] = (int(counts[FOUND]), int(counts[MADE_UP]), int(counts[MISSED]))
-    return occurring
+    # Nothing of a pixel that either has no data for is counted.
+    pairs = pair_counts(sheet.labels, sheet.mapped)[:IGNORE, :IGNORE]
+    labelled, mapped = pairs.sum(axis=1), pairs.sum(axis=0)
+    return {
+        k: (int(pairs[k, k]), int(mapped[k] - pairs[k, k]), int(labelled[k] - pairs[k, k]))
+        for k in range(classes)
+        if labelled[k] or mapped[k]
+    }
 
 
 def _picture(sheet: SheetThumbnails, k: int, side: int) -> Picture:

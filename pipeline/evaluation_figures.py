@@ -39,6 +39,7 @@ from pipeline.svg import (
 FEW = 0.01
 """A bin with a smaller share of the pixels is drawn hollow: its accuracy says little."""
 
+_DASHES, _DOTS = (0, (4, 3)), (0, (2, 2))
 _NUMBERED_CLASSES = 16  # of more, the cells keep their shade only: the numbers are in the tables
 
 
@@ -65,18 +66,22 @@ def reliability_figure(calibration: Calibration, bins: int = 10) -> bytes:
     shares = pixels / pixels.sum()
     with drawing(WIDTH, 430) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-        above.plot([0, 100], [0, 100], color=QUIET, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+        above.plot([0, 100], [0, 100], color=QUIET, linewidth=1.1, linestyle=_DASHES, zorder=4)
         for i in np.flatnonzero(pixels):
             left, width = edges[i], edges[i + 1] - edges[i]
             right, sure = 100 * found.accuracy[i], 100 * found.confidence[i]
             few = shares[i] < FEW
             above.bar(
-                left, right, 0.92 * width, align="edge", facecolor="none" if few else ACCENT,
-                edgecolor=ACCENT, linewidth=0.9, linestyle=(0, (2, 2)) if few else "-",
+                left, min(sure, right), 0.92 * width, align="edge", edgecolor=ACCENT, linewidth=0.9,
+                facecolor="none" if few else ACCENT, linestyle=_DOTS if few else "-",
             )  # fmt: skip
             above.bar(
                 left, abs(sure - right), 0.92 * width, min(sure, right), align="edge",
-                facecolor=WARN if sure > right else GOOD, alpha=0.25 if few else 0.6, zorder=3,
+                facecolor=WARN if sure > right else GOOD, alpha=0.25 if few else 0.6,
+            )  # fmt: skip
+            above.plot(
+                [left, left + 0.92 * width], [right, right], color=INK, linewidth=2.2, zorder=5,
+                clip_on=False,
             )  # fmt: skip
             below.bar(
                 left, 100 * shares[i], 0.92 * width, align="edge", facecolor=QUIET, linewidth=0
@@ -92,12 +97,12 @@ def reliability_figure(calibration: Calibration, bins: int = 10) -> bytes:
         legend_above(
             figure,
             [
-                Patch(facecolor=ACCENT, label="how often it is right"),
+                Line2D([], [], color=INK, linewidth=2.2, label="how often it is right"),
+                Line2D([], [], color=QUIET, linestyle=_DASHES, label="as right as it is sure"),
                 Patch(
-                    facecolor="none", edgecolor=ACCENT, linestyle=(0, (2, 2)),
-                    label=f"of under {100 * FEW:.0f} % of the pixels",
+                    facecolor="none", edgecolor=ACCENT, linestyle=_DOTS,
+                    label=f"under {100 * FEW:.0f} % of the pixels",
                 ),
-                Line2D([], [], color=QUIET, linestyle=(0, (4, 3)), label="as right as it is sure"),
                 Patch(facecolor=WARN, alpha=0.6, label="surer than right"),
                 Patch(facecolor=GOOD, alpha=0.6, label="righter than sure"),
             ],
@@ -127,14 +132,19 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
     reached = calibration.trusted_share(target)
     with drawing(WIDTH, 300) as figure:
         axes = figure.subplots()
+        # Of hardly any pixels the accuracy says little, and jumps.
+        few = trust.share < FEW
         axes.plot(
-            trust.thresholds, 100 * trust.accuracy, color=ACCENT, linewidth=2,
-            label="how often they are right",
+            trust.thresholds, np.where(few, np.nan, 100 * trust.accuracy), color=ACCENT,
+            linewidth=2, label="how often they are right",
         )  # fmt: skip
         axes.plot(
             trust.thresholds, 100 * trust.share, color=WARN, linewidth=2, linestyle=(0, (5, 1.5)),
             label="share of the map they are",
         )  # fmt: skip
+        axes.plot(
+            trust.thresholds, 100 * trust.accuracy, color=ACCENT, linewidth=0.8, linestyle=_DOTS
+        )
         axes.axhline(100 * target, color=QUIET, linewidth=1, linestyle=":")
         wanted = f"{100 * target:.4g} %"
         if reached is None:
@@ -196,7 +206,7 @@ def distance_figure(
         above.plot(places, 100 * overall, "o-", color=ACCENT, linewidth=1.8, markersize=4.5)
         above.set_ylabel("right,\nper cent")
         lowest = float(np.nanmin(100 * overall))
-        above.set_ylim(min(50.0, 10 * (lowest // 10)), 101)
+        above.set_ylim(min(50.0, 10 * ((lowest - 2) // 10)), 101)
         above.set_title("All classes", loc="left")
         above.grid()
         middle.bar(places, ground, 0.8, color=QUIET)

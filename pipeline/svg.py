@@ -173,31 +173,45 @@ def class_rows(
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, pad=16)
     axes.spines["left"].set_visible(False)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    beside = axes.get_yaxis_transform() + ScaledTranslation(-9 / 72, 0, figure.dpi_scale_trans)
     axes.scatter(
-        [0] * len(names), range(len(names)), c=list(colors), marker="s",
-        s=52, edgecolors=QUIET, linewidths=0.6, transform=beside, clip_on=False,
+        [0] * len(names), range(len(names)), c=list(colors), marker="s", s=52, edgecolors=QUIET,
+        linewidths=0.6, clip_on=False, transform=axes.get_yaxis_transform() + _aside(axes, -9, 0),
     )  # fmt: skip
 
 
-def class_title(axes: Axes, name: str, color: str, width: int) -> None:
-    """Name a small panel of one class in one line, with a chip of its colour."""
-    short = name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
-    axes.set_title(short, loc="left", x=0.0, pad=4, fontsize=10)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    above = axes.transAxes + ScaledTranslation(-9 / 72, 8.5 / 72, figure.dpi_scale_trans)
+def class_title(axes: Axes, name: str, color: str, width: int, below: str = "") -> None:
+    """Name a small panel of one class, with a chip of its colour.
+
+    Args:
+        axes: The panel.
+        name: Class name.
+        color: ``#RRGGBB``.
+        width: Letters of the name; of a longer one the rest is left out.
+        below: More lines, smaller.
+    """
+    lift = 10.5 * (below.count("\n") + 1) + 2 if below else 0.0
+    axes.annotate(
+        below, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
+        fontsize=8.5, linespacing=1.1, va="bottom",
+    )  # fmt: skip
+    told = name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
+    axes.set_title(told, loc="left", pad=4 + lift, fontsize=10)
     axes.scatter(
-        [0], [1], c=[color], marker="s", s=46, edgecolors=QUIET, linewidths=0.6,
-        transform=above, clip_on=False,
+        [0], [1], c=[color], marker="s", s=46, edgecolors=QUIET, linewidths=0.6, clip_on=False,
+        transform=axes.transAxes + _aside(axes, -9, 8.5 + lift),
     )  # fmt: skip
 
 
 def wrapped(text: str, width: int) -> str:
     """A name in two lines of so many letters, cut where it is longer."""
     return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder=" …")) or text
+
+
+def _aside(axes: Axes, right: float, up: float) -> ScaledTranslation:
+    """So many pixels aside."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return ScaledTranslation(right / 72, up / 72, figure.dpi_scale_trans)
 
 
 def _shorten(root: ElementTree.Element) -> None:
