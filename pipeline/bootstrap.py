@@ -185,7 +185,11 @@ def intervals(blocks: Sequence[BlockMatrices], draws: int = 1000, seed: int = 0)
         interval); Davison & Hinkley (1997), Bootstrap Methods and their Application, section 3.8
         (whole groups are drawn where what is in one is not independent).
     """
-    ground = Ground.of(blocks)
+    return ground_intervals(Ground.of(blocks), draws, seed)
+
+
+def ground_intervals(ground: Ground, draws: int = 1000, seed: int = 0) -> Intervals:
+    """As :func:`intervals`, of sheets that are put together already."""
     return _intervals(ground.names, ground.counts[:, np.newaxis], draws, seed)
 
 
@@ -205,17 +209,22 @@ def differences(
 
     Returns:
         Scores of b minus scores of a, both on the common places; NaN throughout if there are
-        none. Without bounds where :func:`intervals` has none for a or for b.
+        none. Without bounds where :func:`intervals` has none for a or for b. Means over classes
+        are NaN where the references of a and b have other classes: they are no means of the same.
 
     Raises:
         ValueError: As :func:`intervals`; or if a and b are of other classes.
     """
-    one, other = Ground.of(a), Ground.of(b)
-    if one.names != other.names:
-        raise ValueError(f"blocks of other classes: {one.names}, {other.names}")
-    places = sorted(set(one.places) & set(other.places))
-    counts = np.stack([one.at(places).counts, other.at(places).counts], axis=1)
-    return _intervals(one.names, counts, draws, seed)
+    return ground_differences(Ground.of(a), Ground.of(b), draws, seed)
+
+
+def ground_differences(a: Ground, b: Ground, draws: int = 1000, seed: int = 0) -> Intervals:
+    """As :func:`differences`, of sheets that are put together already."""
+    if a.names != b.names:
+        raise ValueError(f"blocks of other classes: {a.names}, {b.names}")
+    places = sorted(set(a.places) & set(b.places))
+    counts = np.stack([a.at(places).counts, b.at(places).counts], axis=1)
+    return _intervals(a.names, counts, draws, seed)
 
 
 def _intervals(
@@ -247,9 +256,13 @@ def _intervals(
     reference = ((by_reference > 0).sum(axis=0) >= FEWEST_BLOCKS).all(axis=0)
     mapped = ((by_mapped > 0).sum(axis=0) >= FEWEST_BLOCKS).all(axis=0)
 
+    same = bool(((whole.support > 0) == (whole.support[:1] > 0)).all())
+
     def found_interval(key: str) -> NDArray[np.float64]:
         """Value, low and high along the last axis."""
         value = _difference(whole, key, axis=0)
+        if key in _OF_CLASSES and not same:
+            value = np.full_like(value, np.nan)
         if drawn[key]:
             low, high = _bounds(np.concatenate(drawn[key]))
         else:

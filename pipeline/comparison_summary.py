@@ -1,0 +1,229 @@
+"""A comparison of runs in plain sentences: which is best, and what makes it less than fair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pipeline.bootstrap import Interval
+from pipeline.numerals import THIN, count, listed, percent, plain, plural
+from pipeline.run_comparison import JudgedRun, RunComparison
+
+MEASURES = {
+    "overall_accuracy": "Overall accuracy",
+    "mean_iou": "Mean IoU",
+    "frequency_weighted_iou": "Frequency-weighted IoU",
+    "mean_f1": "Mean F1",
+    "balanced_accuracy": "Balanced accuracy",
+    "kappa": "Kappa",
+}
+"""Scores of all classes together, as people read them, in the order of the page."""
+
+FEW_BLOCKS = 20
+"""From fewer blocks, percentile intervals come out clearly too narrow."""
+
+
+def summary(comparison: RunComparison) -> list[str]:
+    """Which run is best, by how much, and whether that is more than chance, in plain sentences."""
+    runs, scores, ranking = comparison.runs, comparison.scores, comparison.ranking
+    if not comparison.fair:
+        told = [
+            f"{run.name} has a mean IoU of {percent(of.mean_iou.value)}"
+            for run, of in zip(runs, scores, strict=True)
+            if of.blocks
+        ]
+        if not told:
+            return ["No run has any test ground, so nothing can be said of which is best."]
+        return [
+            "These runs have not been judged on the same ground, so which is best cannot be said: "
+            f"{listed(told)}, each on its own ground."
+        ]
+    if len(ranking) < 2:
+        return [f"Only {runs[ranking[0]].name} has test ground, so there is nothing to compare."]
+    by = comparison.ranked_by
+    called = MEASURES[by][0].lower() + MEASURES[by][1:]
+    first, second = ranking[:2]
+    best, own = runs[first].name, getattr(scores[first], by)
+    leads = [getattr(of, by) for of in comparison.leads]
+    if all(of == Interval(0.0, 0.0, 0.0) for of in leads):
+        return [
+            f"{listed([runs[n].name for n in ranking])} have the same scores to the pixel: a "
+            f"{called} of {percent(own.value)}{_bounds(own)} on {_ground(comparison)}."
+        ]
+    sure = comparison.same_labels and leads[0].excludes_zero
+    title = f"is the best by {called}" if sure else f"has the highest {called}"
+    sentences = [
+        f"{best} {title}: {percent(own.value)}{_bounds(own)} on {_ground(comparison)}.",
+        f"That is {_points(leads[0].value)} more than {runs[second].name}, {_verdict(leads[0])}",
+    ]
+    equal = [
+        runs[number].name
+        for number, lead in zip(ranking[2:], leads[1:], strict=True)
+        if not lead.excludes_zero
+    ]
+    if equal:
+        either = "" if leads[0].excludes_zero else " either"
+        sentences.append(f"{listed(equal)} cannot be told apart from it{either}.")
+    if by == "mean_iou":
+        sentences.append(_accuracy_sentence(comparison))
+    if not comparison.same_labels:
+        sentences.append(
+            "But the runs were not judged by the same labels, so this may say as much of the "
+            "labels as of the maps."
+        )
+    return sentences
+
+
+def cautions(comparison: RunComparison) -> list[str]:
+    """What makes the comparison less than fair, a sentence or two each."""
+    runs = comparison.runs
+    told = []
+    none = [run.name for run in runs if not run.ground.places]
+    if none:
+        told.append(f"{listed(none)}: no test ground, so no scores.")
+    judged = [run for run in runs if run.ground.places]
+    if not comparison.fair and len(judged) > 1:
+        told.append(_apart(judged))
+    if comparison.fair:
+        parts = [
+            f"{percent(pixels / int(run.ground.total.sum()))} of what {run.name} was judged on"
+            for run, pixels in zip(runs, comparison.pixels, strict=True)
+            if run.ground.places and len(run.ground.places) != comparison.blocks
+        ]
+        if parts:
+            told.append(
+                f"The runs were not judged on quite the same ground. All scores here are of the "
+                f"{plural(comparison.blocks, 'block')} that all have, {listed(parts)}; the rest "
+                "is left out."
+            )
+        if not comparison.same_labels:
+            pixels = [
+                f"{count(number)} pixels in {run.name}"
+                for run, number in zip(runs, comparison.pixels, strict=True)
+                if run.ground.places
+            ]
+            told.append(
+                "The runs were judged by different labels, or on different pixels of the same "
+                f"blocks ({listed(pixels)}): a difference may be one of the labels as much as of "
+                "the maps. To compare the maps alone, judge them by the same labels."
+            )
+        if partial := _partial_classes(comparison):
+            told.append(
+                f"The labels of the common ground have {partial}. Mean IoU, mean F1 and balanced "
+                "accuracy are means over the classes in each run’s own labels, so here they "
+                "cannot be compared: overall accuracy ranks the runs."
+            )
+        if 0 < comparison.blocks < FEW_BLOCKS:
+            told.append(
+                f"{plural(comparison.blocks, 'block')} of ground are few: the intervals are "
+                "likely to be narrower than they should be. More test ground, or a smaller "
+                "`evaluation.block_px` if objects are small, helps."
+            )
+    if other := _of_other_covers(runs):
+        told.append(
+            f"Classes of the same names gather other covers in {listed(other)} than in the first "
+            "run with a model card: their scores are of other classes."
+        )
+    return told
+
+
+def signed(value: float, unit: float = 100.0) -> str:
+    """A difference of two shares with its sign, in percentage points; with 1 as unit, as it is."""
+    digits = 1 if unit == 100 else 3
+    if not value:
+        return f"{value:.{digits}f}"
+    return f"{unit * value:+.{digits}f}".replace("-", "−")
+
+
+def _bounds(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return ""
+    return f" (95{THIN}% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}{THIN}%)"
+
+
+def _verdict(lead: Interval) -> str:
+    if math.isnan(lead.low):
+        return "on too little ground to say whether that is more than chance."
+    bounds = (
+        f"a 95{THIN}% interval of the difference from {signed(lead.low)} to {signed(lead.high)}"
+    )
+    if lead.excludes_zero:
+        return f"with {bounds}: more than the chance of which ground was looked at."
+    return f"with {bounds}, which holds zero: it may be the chance of which ground was looked at."
+
+
+def _accuracy_sentence(comparison: RunComparison) -> str:
+    """Whether overall accuracy, too, is best where mean IoU is."""
+    runs, ranking = comparison.runs, comparison.ranking
+    first, accuracies = ranking[0], [of.overall_accuracy.value for of in comparison.scores]
+    ahead = max(ranking, key=lambda number: accuracies[number])
+    best = percent(accuracies[first])
+    if percent(accuracies[ahead]) == best:
+        others = [n for n in ranking[1:] if percent(accuracies[n]) == best]
+        if not others:
+            rest = max(accuracies[number] for number in ranking[1:])
+            return (
+                f"By overall accuracy it is ahead, too: {best} of the pixels, {percent(rest)} next."
+            )
+        level = listed([runs[number].name for number in others])
+        return f"By overall accuracy it is level with {level}: {best} of the pixels."
+    of = comparison.leads[ranking.index(ahead) - 1].overall_accuracy
+    back = Interval(-of.value, -of.high, -of.low)
+    return (
+        f"By overall accuracy, {runs[ahead].name} is ahead of it: {percent(accuracies[ahead])} of "
+        f"the pixels against {best}, {_verdict(back)}"
+    )
+
+
+def _ground(comparison: RunComparison) -> str:
+    pixels = comparison.pixels[comparison.ranking[0]]
+    return f"{plural(comparison.blocks, 'block')} of ground ({count(pixels)} pixels)"
+
+
+def _apart(runs: Sequence[JudgedRun]) -> str:
+    """What it means that runs share no ground, and why that may be."""
+    sides = {run.name: sorted({place[1] for place in run.ground.places}) for run in runs}
+    why = "They share no block of ground."
+    if len({tuple(side) for side in sides.values()}) > 1:
+        told = [f"{' and '.join(map(plain, side))} in {name}" for name, side in sides.items()]
+        why += (
+            f" Their blocks differ in size ({listed(told)}, in units of the coordinate system): "
+            "set `evaluation.block_px` so that they agree, and run `evaluation` again."
+        )
+    return (
+        f"{why} Scores are of each run’s own ground, which may be easier in one than in another; "
+        "differences are told of those pairs alone that share any."
+    )
+
+
+def _partial_classes(comparison: RunComparison) -> str:
+    """Classes that the labels of some runs have on the common ground, and of others have not."""
+    judged = [
+        (run.name, of)
+        for run, of in zip(comparison.runs, comparison.scores, strict=True)
+        if of.blocks
+    ]
+    found = []
+    for number, name in enumerate(comparison.names):
+        has = [run for run, of in judged if not math.isnan(of.producers[number].value)]
+        if 0 < len(has) < len(judged):
+            found.append(f"{name} in {listed(has)} only")
+    return listed(found) if found else ""
+
+
+def _of_other_covers(runs: Sequence[JudgedRun]) -> list[str]:
+    """Runs whose classes have the names of the first card's, and another nomenclature."""
+    cards = {run.name: run.card for run in runs if run.card}
+    marks = {name: (of.get("classes"), of.get("nomenclature")) for name, of in cards.items()}
+    if not marks:
+        return []
+    classes, mark = next(iter(marks.values()))
+    # In another order the same nomenclature has another fingerprint: nothing can be said then.
+    return [name for name, of in marks.items() if of[0] == classes and of[1] != mark]
+
+
+def _points(difference: float) -> str:
+    """A difference of two shares, in percentage points."""
+    if difference < 0.0005:
+        return f"less than 0.1{THIN}points"
+    return f"{100 * difference:.1f}{THIN}points"
