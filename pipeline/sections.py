@@ -242,7 +242,7 @@ class EvaluationSettings(Section):
     min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 70
     min_change: Share = 0.5
     worst_polygons: Count = 200
-    shown_tiles: Margin = 6
+    shown_tiles: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=12)] = 6
 
     # What counts pixels, what looks at polygons, and what only the report asks.
     of_pixels: ClassVar[set[str]] = {"boundary_px", "block_px"}
