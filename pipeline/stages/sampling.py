@@ -349,9 +349,9 @@ def _tell(
     out: _Output,
 ) -> None:
     error = sample_design.expected_se(strata.area_m2, users, sizes)
-    goal = "" if design.size else f"; asked for {100 * design.target_se:g}"
+    goal = "" if design.size else f" ({100 * design.target_se:g} % were asked for)"
     log.info(
-        "sample of %s points; expected standard error of the overall accuracy: %.2f per cent%s",
+        "sample of %s points; expected standard error of the overall accuracy: %.2f %%%s",
         count(int(sizes.sum())), 100 * error, goal,
     )  # fmt: skip
     area = strata.area_m2.sum()
