@@ -26,7 +26,7 @@ CLASS_MEASURES = {
 """Scores of each class, as people read them."""
 
 COLORS = 8
-"""Runs in colours of their own; the style sheet has them."""
+"""Runs in colours of their own, which the style sheet has; further ones are dashed."""
 
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _TICKS = 6
