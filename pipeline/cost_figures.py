@@ -43,7 +43,8 @@ def cost_figure(costs: Sequence[tuple[str, float, float | None, float]]) -> byte
             for time, color, marker, aside in ((ours, ACCENT, "o", -0.2), (study, WARN, "D", 0.2)):
                 if time is None or not time > 0:
                     continue
-                height = row + aside * told
+                # A time alone lies beside its name.
+                height = row + (aside if study is not None and study > 0 else 0.0)
                 axes.plot([low, time], [height, height], color=color, linewidth=1.6, zorder=2)
                 axes.plot(time, height, marker, color=color, markersize=5.5, zorder=3)
                 axes.annotate(

@@ -285,6 +285,10 @@ def class_bars(
                 told, (1, row - 0.2), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=9.5, annotation_clip=False,
             )  # fmt: skip
+        axes.annotate(
+            "IoU", (1, 1), xycoords="axes fraction", xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=9.5, color=QUIET, annotation_clip=False,
+        )  # fmt: skip
         class_rows(axes, names, colors)
         axes.set_xlim(0, 100)
         axes.set_xlabel("per cent" + (" (whiskers: 95 % intervals)" if intervals else ""))

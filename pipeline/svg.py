@@ -132,6 +132,20 @@ def written(figure: Figure) -> bytes:
     return f"{text}\n".encode()
 
 
+def on_white(drawing: bytes) -> bytes:
+    """A drawing as a file of its own: light on a white ground, whatever the reader's scheme.
+
+    Viewers, Snakemake's report among them, set pictures on a ground of their own, mostly white, on
+    which pale ink would be lost.
+
+    Args:
+        drawing: What :func:`written` returned.
+    """
+    before, _, rest = drawing.partition(b"@media")
+    _, _, after = rest.partition(b"</style>")
+    return before + b'</style><rect width="100%" height="100%" fill="#ffffff" />' + after
+
+
 def shaded(
     axes: Axes, strength: NDArray[np.float64], extent: tuple[float, float, float, float]
 ) -> None:

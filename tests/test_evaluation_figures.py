@@ -190,7 +190,19 @@ def test_ink_turns_with_the_readers_scheme_and_the_ground_is_clear(name: str) ->
     assert used - turned <= {color.lower() for color in COLORS}
     assert all(e.get("style") == "fill: none" for e in elements(drawing, "path")[:1])
     words = [e.get("style", "") for e in elements(drawing, "text")]
-    assert all(f"fill: {svg.INK}" in style for style in words)
+    assert all(re.search(f"fill: ({svg.INK}|{svg.QUIET})", style) for style in words)
+
+
+def test_a_file_of_its_own_is_light_on_white_and_otherwise_the_same() -> None:
+    page = drawn("distance")
+    file = svg.on_white(page)
+    assert b"@media" not in file
+    (sheet,) = elements(file, "style")
+    assert (sheet.text or "").startswith("text{font-family:")
+    ground, *_rest = (e for e in ElementTree.fromstring(file) if not e.tag.endswith("}style"))
+    assert ground.attrib == {"width": "100%", "height": "100%", "fill": "#ffffff"}
+    assert texts(file) == texts(page)
+    assert len(elements(file, "path")) == len(elements(page, "path"))
 
 
 def test_roles_have_contrast_on_both_grounds() -> None:
