@@ -141,6 +141,8 @@ ORDER = [
     "stratified_shares",
     "area_estimates",
     "sample_draw",
+    "full_reference",
+    "area_tables",
     "own_ground",
     "sample_chips",
     "sample_form",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import progress
 from pipeline.cli.options import Config, Sheet, Threads, app, opened_run
 from pipeline.errors import SettingsError
 from pipeline.sample_design import Rule
@@ -163,8 +164,8 @@ def sample(
             )
         stages, run = opened_run(config)
         plan = stages.SampleDesign(
-            size, target_se or stages.SampleDesign.target_se, allocation, minimum,
-            run.settings.seed if seed is None else seed,
+            size, stages.SampleDesign.target_se if target_se is None else target_se, allocation,
+            minimum, run.settings.seed if seed is None else seed,
         )  # fmt: skip
         names = [name.strip() for name in (sheets or "").split(",") if name.strip()]
         stages.sample(run, plan, names, chips=chips, overwrite=overwrite, threads=threads)
@@ -174,9 +175,94 @@ def sample(
     from pipeline import stages as functions
 
     plan = functions.SampleDesign(
-        size, target_se or functions.SampleDesign.target_se, allocation, minimum, seed or 0
-    )
+        size, functions.SampleDesign.target_se if target_se is None else target_se, allocation,
+        minimum, seed or 0,
+    )  # fmt: skip
     functions.sample_maps(
         map_files, orthophotos or [], out / "sample.gpkg", plan,
         classes=nomenclature, chips=chips, overwrite=overwrite, threads=threads,
     )  # fmt: skip
+
+
+@app.command()
+def assess(
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="Settings of a run with a sample.")
+    ] = None,
+    sample_file: Annotated[
+        Path | None, typer.Option("--sample", help="Any interpreted sample instead (.gpkg).")
+    ] = None,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Any class map instead, with --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Class raster that says what every pixel really is.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON of files; a CSV lies beside it.")
+    ] = None,
+    nomenclature: Annotated[
+        Path | None,
+        typer.Option("--nomenclature", "--classes", "-n", help="Classes of a map without names."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out points that are not interpreted.")
+    ] = False,
+    finite: Annotated[
+        bool,
+        typer.Option("--finite", help="Correct for the share of the pixels in the sample."),
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw so many points of --map too: what they would have said."),
+    ] = None,
+    allocation: Annotated[Rule, typer.Option(help="Of these points, as in `sample`.")] = "neyman",
+    minimum: Annotated[int, typer.Option(min=0, help="Of these points in each class.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of these points.")] = 0,
+    threads: Threads = 1,
+) -> None:
+    """Accuracies and areas with 95 % intervals, from a sample that was interpreted.
+
+    Areas are those of the ground, not of the map: what the map confuses is put right by what was
+    seen at the points (Olofsson et al. 2014). Where a raster says what every pixel really is,
+    --map and --reference count it all.
+
+    Example: python -m pipeline assess --config my_run.yaml
+
+    Example: python -m pipeline assess --sample sample/sample.gpkg --out sample/estimates.json
+
+    Example: python -m pipeline assess --map 0722.tif --reference truth.tif --size 640
+    """
+    from pipeline import area_tables
+
+    chosen = [bool(config), sample_file is not None, map_file is not None or reference is not None]
+    if sum(chosen) != 1 or (map_file is None) != (reference is None):
+        raise SettingsError(
+            "assess: asks for one of --config, --sample, or --map with --reference."
+        )
+    if map_file is not None and reference is not None:
+        if partial or finite:
+            raise SettingsError("assess: --partial and --finite are of interpreted samples.")
+        from pipeline import stages as functions
+
+        design = functions.SampleDesign(size, rule=allocation, minimum=minimum, seed=seed)
+        found = functions.assess_reference(
+            map_file, reference, out,
+            classes=nomenclature, design=design if size else None, threads=threads,
+        )  # fmt: skip
+        progress.stdout.print(area_tables.area_tables(found.exact))
+        if found.sampled is not None:
+            progress.stdout.print(area_tables.area_tables(found.sampled, found.exact))
+        return
+    if nomenclature or size is not None:
+        raise SettingsError("assess: --nomenclature and --size go with --map and --reference.")
+    if sample_file is not None:
+        from pipeline import stages as functions
+
+        estimates = functions.assess_sample(sample_file, out, partial=partial, finite=finite)
+    else:
+        if out is not None:
+            raise SettingsError("assess: a run says itself where its estimates lie; leave --out.")
+        stages, run = opened_run(config or [])
+        estimates = stages.assess(run, partial=partial, finite=finite)
+    progress.stdout.print(area_tables.area_tables(estimates))

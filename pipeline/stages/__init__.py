@@ -7,6 +7,7 @@ killed leaves nothing that looks finished, and may be started again. The modules
 
 from pipeline.run import Run
 from pipeline.stages.agreement import polygon_agreement
+from pipeline.stages.assessment import assess, assess_reference, assess_sample
 from pipeline.stages.changes import change_map, compare_maps
 from pipeline.stages.cleaning import clean_map, clean_raster
 from pipeline.stages.evaluation import confusion, evaluation
@@ -24,6 +25,9 @@ from pipeline.stages.vectors import vector_map, vector_raster
 __all__ = [
     "Run",
     "SampleDesign",
+    "assess",
+    "assess_reference",
+    "assess_sample",
     "change_map",
     "check_polygons",
     "class_proportions",

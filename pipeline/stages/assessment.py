@@ -1,0 +1,275 @@
+"""From what was seen at sample points, or everywhere, to accuracies and areas with intervals."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import area_estimates, config, full_reference, geotiff, nomenclature, sample_design
+from pipeline.area_estimates import AreaEstimates
+from pipeline.class_rasters import (
+    NOMENCLATURE_TAG,
+    check_nomenclature,
+    masked_bytes,
+    read_legend,
+    sidecars,
+)
+from pipeline.comparison import common_pixels
+from pipeline.errors import InputError, SettingsError
+from pipeline.grid import Window
+from pipeline.nomenclature import Nomenclature
+from pipeline.numerals import count, listed, plural
+from pipeline.publication import published
+from pipeline.run import Run
+from pipeline.sample_draw import Read, SheetMap, count_strata, draw
+from pipeline.stages.sampling import SampleDesign
+
+log = logging.getLogger(__name__)
+
+_Targets = tuple[Path, Path] | None
+"""JSON and CSV to write; None for none."""
+
+
+@dataclass(frozen=True)
+class ReferenceAssessment:
+    """What a full reference says of a map.
+
+    Attributes:
+        exact: Areas and accuracies of all pixels.
+        sampled: What a sample would have said; only where one was asked for.
+    """
+
+    exact: AreaEstimates
+    sampled: AreaEstimates | None
+
+
+def assess(run: Run, *, partial: bool = False, finite: bool = False) -> AreaEstimates:
+    """Estimate accuracies and areas from the interpreted sample of a run.
+
+    Args:
+        run: The run.
+        partial: As in :func:`assess_sample`.
+        finite: The same.
+
+    Raises:
+        InputError: As there; and if the sample has other classes than the run.
+    """
+    paths = run.paths
+    targets = (paths.area_estimates, paths.area_estimates_table)
+    return _assessed(paths.sample, targets, partial, finite, run.nomenclature)
+
+
+def assess_sample(
+    sample: Path, out: Path | None = None, *, partial: bool = False, finite: bool = False
+) -> AreaEstimates:
+    """Estimate accuracies and areas from any interpreted sample.
+
+    Args:
+        sample: GeoPackage that :func:`pipeline.stages.sample` wrote.
+        out: JSON to write, with a CSV beside it; nothing is written where it is left out.
+        partial: Whether points that nobody has interpreted may be left out. That is right as long
+            as chance has left them out: points have been gone through in the order of their ids,
+            which is random, and none was skipped for being hard to tell.
+        finite: Correct the variances for the share of the pixels in the sample.
+
+    Returns:
+        The estimates.
+
+    Raises:
+        SettingsError: If ``out`` is no name of a JSON file.
+        InputError: If points are not interpreted, or not as classes that there are; if a class of
+            the map has no interpreted point at all.
+    """
+    return _assessed(sample, _targets(out), partial, finite)
+
+
+def assess_reference(
+    map_file: Path,
+    reference: Path,
+    out: Path | None = None,
+    *,
+    classes: Path | None = None,
+    design: SampleDesign | None = None,
+    threads: int = 1,
+) -> ReferenceAssessment:
+    """Count accuracies and areas where a raster says what every pixel really is.
+
+    Args:
+        map_file: A class map.
+        reference: Class raster on the same pixels, perhaps of other extent, 255 where nothing is
+            known. Only ground that both say a class of is spoken of.
+        out: JSON to write, with a CSV beside it; nothing is written where it is left out.
+        classes: The nomenclature, for maps that do not say the names of their classes.
+        design: Draw a sample too, and read the reference at its points: what it would have said
+            goes to ``.sample.json`` and ``.sample.csv``.
+        threads: Threads.
+
+    Raises:
+        SettingsError: If ``out`` is no name of a JSON file, or the sample cannot be drawn.
+        InputError: If the rasters have other pixels or classes than each other.
+    """
+    targets = _targets(out)
+    if map_file.resolve() == reference.resolve():
+        raise SettingsError(f"{map_file}: is map and reference at once; name two files.")
+    with ExitStack() as stack:
+        rasters = [
+            stack.enter_context(geotiff.RasterReader(path, [1])) for path in (map_file, reference)
+        ]
+        names = _names(rasters, classes)
+        sheet, real = _common(rasters)
+        pairs = full_reference.count_pairs(sheet, real, len(names), threads)
+        if not pairs.pixels.any():
+            raise InputError(f"{map_file} and {reference} have no pixel that both say a class of.")
+        for pixels, what in (
+            (pairs.unreferenced, "mapped pixels have no reference"),
+            (pairs.unmapped, "pixels of the reference are not mapped"),
+        ):
+            if pixels:
+                log.info("%s %s; they are left out", count(pixels), what)
+        exact = area_estimates.exact(names, pairs.pixels, pairs.areas_m2)
+        sampled = None
+        if design is not None:
+            known = full_reference.where_known(sheet, real)
+            sampled = _sampled(known, real, exact, design, threads)
+    _write(exact, targets)
+    if sampled is not None and out is not None:
+        _write(sampled, _targets(out.with_suffix(".sample.json")))
+    return ReferenceAssessment(exact, sampled)
+
+
+def _assessed(
+    sample: Path,
+    targets: _Targets,
+    partial: bool,
+    finite: bool,
+    classes: Nomenclature | None = None,
+) -> AreaEstimates:
+    # Imported here: no other step looks into samples.
+    from pipeline.sample_files import read_sample
+
+    found = read_sample(sample)
+    if classes is not None:
+        check_nomenclature(found.design.get("nomenclature", ""), sample, classes)
+    done, pending = int(found.matrix.sum()), len(found.unlabelled)
+    if pending and not (partial and done):
+        raise InputError(
+            f"{sample}: {count(pending)} of {plural(done + pending, 'point')} "
+            f"{'is' if pending == 1 else 'are'} not interpreted yet.",
+            [f"id {number}" for number in found.unlabelled],
+            "Fill `reference` of each in QGIS and save the layer"
+            + ("; or leave them out with --partial." if done else "."),
+        )
+    if pending:
+        log.warning(
+            "%s of %s points are not interpreted and are left out: right if chance left them out, "
+            "as where points were gone through by id and none was skipped",
+            count(pending), count(done + pending),
+        )  # fmt: skip
+    if found.unsure:
+        unsure = plural(len(found.unsure), "point is", "points are")
+        log.info("%s marked as unsure; they count like the others", unsure)
+    estimates = area_estimates.estimate(
+        found.names, found.matrix, found.mapped_area_m2,
+        pixels=found.mapped_pixels, finite=finite, pending=pending,
+    )  # fmt: skip
+    _warn(estimates)
+    _write(estimates, targets)
+    return estimates
+
+
+def _sampled(
+    sheet: SheetMap, real: Read, exact: AreaEstimates, design: SampleDesign, threads: int
+) -> AreaEstimates:
+    """What a sample of the map would have said."""
+    classes = len(exact.names)
+    strata = count_strata([sheet], classes, threads)
+    users = sample_design.expected_users(exact.sample.T, classes)
+    weights, plan = strata.area_m2, (design.rule, design.minimum)
+    size = design.size or sample_design.least_size(
+        weights, users, design.target_se, *plan, strata.pixels
+    )
+    sizes = sample_design.allocate(weights, size, *plan, users, strata.pixels)
+    points = draw(strata, sizes, design.seed, threads)
+    seen = full_reference.truth_at(points, real, classes)
+    estimates = area_estimates.estimate(exact.names, seen, strata.area_m2, pixels=strata.pixels)
+    _warn(estimates)
+    return estimates
+
+
+def _common(rasters: list[geotiff.RasterReader]) -> tuple[SheetMap, Read]:
+    """Map and reference on the pixels that both have."""
+    paths = [str(raster.path) for raster in rasters]
+    try:
+        shared = common_pixels(rasters[0].grid, rasters[1].grid, (paths[0], paths[1]))
+    except InputError as error:
+        remedy = "Bring the reference to the pixels of the map: gdalwarp -r near -tr ... -te ..."
+        raise InputError(error.what, error.items, remedy) from error
+    mapped, real = (masked_bytes(raster) for raster in rasters)
+
+    def shifted(read: Read, place: Window) -> Read:
+        return lambda part: read(part._replace(col=part.col + place.col, row=part.row + place.row))
+
+    sheet = SheetMap(rasters[0].path.stem, shared.grid, shifted(mapped, shared.before))
+    return sheet, shifted(real, shared.after)
+
+
+def _names(rasters: list[geotiff.RasterReader], classes: Path | None) -> tuple[str, ...]:
+    """Names of the classes, which map and reference must share."""
+    made_with = [raster.tags.get(NOMENCLATURE_TAG, "") for raster in rasters]
+    if classes is not None:
+        chosen = nomenclature.parse(config.read_yaml(classes), str(classes))
+        for raster, fingerprint in zip(rasters, made_with, strict=True):
+            if fingerprint:  # those of others have none: whoever names the classes vouches for them
+                check_nomenclature(fingerprint, raster.path, chosen)
+        return chosen.names
+    names, _ = read_legend(rasters[0].path)
+    theirs = names
+    if sidecars(rasters[1].path)[0].exists() and made_with[1]:
+        theirs, _ = read_legend(rasters[1].path)
+    if names != theirs or (all(made_with) and made_with[0] != made_with[1]):
+        raise InputError(
+            "Map and reference have other classes than each other.",
+            [
+                f"{raster.path}: {', '.join(legend)} (nomenclature {fingerprint or 'not told'})"
+                for raster, legend, fingerprint in zip(
+                    rasters, (names, theirs), made_with, strict=True
+                )
+            ],
+            "Name the nomenclature of both (--nomenclature) if their ids mean the same.",
+        )
+    return names
+
+
+def _targets(out: Path | None) -> _Targets:
+    if out is None:
+        return None
+    if out.suffix.lower() != ".json":
+        raise SettingsError(
+            f"--out: {out} is to hold JSON, with a CSV beside it; its name ends in .json."
+        )
+    return out, out.with_suffix(".csv")
+
+
+def _write(estimates: AreaEstimates, targets: _Targets) -> None:
+    if targets is None:
+        return
+    with published(*targets) as drafts:
+        drafts[0].write_text(estimates.as_json(), "utf-8")
+        drafts[1].write_text(estimates.as_csv(), "utf-8")
+    log.info("%s and %s", *targets)
+
+
+def _warn(estimates: AreaEstimates) -> None:
+    """Say what the intervals cannot be trusted with."""
+    points = estimates.sample.sum(axis=1)
+    single = [estimates.names[k] for k in np.flatnonzero(points == 1)]
+    if single and np.isnan(estimates.area_ci_m2).any():
+        log.warning("%s: a single point gives no standard error", listed(single))
+    unseen = (estimates.sample.sum(axis=0) == 0) & (estimates.mapped_area_m2 > 0)
+    if unseen.any():
+        names = [estimates.names[k] for k in np.flatnonzero(unseen)]
+        log.warning("%s: mapped, and found at no point", listed(names))
