@@ -13,11 +13,14 @@ from pathlib import Path
 
 from pipeline import config as configuration
 from pipeline import networks, nomenclature
-from pipeline.paths import RunPaths
+from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
 
 if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
+
+
+report: "workflows/captions/workflow.rst"
 
 
 STARTED = time.time()
@@ -68,6 +71,7 @@ include: "workflows/shards.smk"
 include: "workflows/training.smk"
 include: "workflows/tuning.smk"
 include: "workflows/mapping.smk"
+include: "workflows/captions.smk"
 include: "workflows/evaluation.smk"
 include: "workflows/qgis.smk"
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.paths import REPORT_FIGURES, REPORT_TABLES
+
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
 
@@ -38,7 +40,15 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in hidden}
 
 
-AFTER_MAPS = ("confusion", "report", "error_raster", "mosaic", "qgis_project")
+AFTER_MAPS = (
+    "confusion",
+    "evaluation",
+    "polygon_agreement",
+    "report",
+    "error_raster",
+    "mosaic",
+    "qgis_project",
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +94,31 @@ def test_the_demo_ends_with_its_accuracy_and_report(finished: Path) -> None:
             f"maps/{sheet}.confidence.tif",
             f"maps/{sheet}.qml",
             f"confusion/{sheet}.json",
+            f"evaluation/{sheet}.json",
+            f"evaluation/{sheet}.blocks.parquet",
+            f"agreement/{sheet}.gpkg",
+            f"agreement/{sheet}.json",
         ):
             assert (run / name).stat().st_size > 0, name
     models = ("best.safetensors", "last.ckpt", "card.json", "curves.csv", "curves.png")
     for name in ("tiles/plan.parquet", *(f"models/demo/{file}" for file in models)):
         assert (run / name).stat().st_size > 0, name
     assert not [path for path in run.rglob(".*") if ".draft-" in path.name]
+
+
+@pytest.mark.workflow
+def test_snakemakes_own_report_has_the_figures_with_captions(finished: Path) -> None:
+    done = _snakemake(finished, "--configfile", *_configs(finished), "--report", "own.html")
+    assert done.returncode == 0, done.stderr + done.stdout
+    page = (finished / "own.html").read_text("utf-8")
+    for name in REPORT_FIGURES:
+        assert f"report/figures/{name}.svg" in page, name
+    for name in REPORT_TABLES:
+        assert f"report/tables/{name}.csv" in page, name
+    captions = (ROOT / "workflows" / "captions").glob("*.rst")
+    for caption in captions:
+        words = re.findall(r"[a-z]{5,}", caption.read_text("utf-8").replace("&", " "))[:3]
+        assert all(word in page for word in words), caption.name
 
 
 @pytest.mark.workflow
@@ -110,6 +139,9 @@ def test_a_finished_run_has_nothing_to_do(finished: Path) -> None:
         ("{cleaning: {min_area_m2: 9}}", {"clean_map", *AFTER_MAPS}),
         ("{vectors: {format: gpkg}}", {"vector_map", "qgis_project"}),
         ("{training: {workers: 0}}", set()),
+        ("{evaluation: {boundary_px: 2}}", {"evaluation", "report"}),
+        ("{evaluation: {min_change: 0.4}}", {"polygon_agreement", "report", "qgis_project"}),
+        ("{evaluation: {draws: 200}}", {"report"}),
     ],
 )
 def test_an_edit_reruns_what_it_touches_and_nothing_else(

@@ -65,6 +65,7 @@ rule qgis_project:
             paths.vectors(sheet, "gpkg") for sheet in SHEETS if settings.vectors.format == "gpkg"
         ],
         checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
+        agreement=expand(paths.polygon_agreement("{sheet}"), sheet=LABELLED),
     output:
         paths.project,
     log:

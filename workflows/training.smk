@@ -16,7 +16,12 @@ rule train:
         paths.curves,
         paths.speed,
         paths.findings,
-        paths.curves_picture,
+        report(
+            paths.curves_picture,
+            caption="captions/curves.rst",
+            category="Figures",
+            labels={"what": "training curves"},
+        ),
     log:
         paths.log("train"),
     benchmark:

@@ -113,6 +113,7 @@ def qgis_project(run: Run) -> None:
     crs = Counter(grid.crs for grid in grids.values()).most_common(1)[0][0]
     groups = [
         groups_of.polygon_group("problems", _problems(run), paths),
+        groups_of.polygon_group("agreement", _agreement(run), paths),
         groups_of.polygon_group("vectors", vectors, paths),
         groups_of.change_group(compared, paths, grids),
     ]
@@ -192,6 +193,12 @@ def _problems(run: Run) -> list[tuple[str, Path]]:
         )
     ]
     return [(name, file) for name, file in listed if file.exists()]
+
+
+def _agreement(run: Run) -> list[tuple[str, Path]]:
+    """Polygons of SIOSE that differ from the map; not there where steps are run by hand."""
+    listed = [(sheet, run.paths.polygon_agreement(sheet)) for sheet in run.labelled_sheets]
+    return [(sheet, file) for sheet, file in listed if file.exists()]
 
 
 def _vectors(run: Run) -> list[tuple[str, Path]]:
