@@ -65,7 +65,8 @@ def area_tables(estimates: AreaEstimates, truth: AreaEstimates | None = None) ->
         overall += _span(estimates.overall_limits)
     if truth:
         overall += f"; in truth {percent(truth.overall)}"
-    return Group(areas, accuracies, overall)
+    note = "± is 1.96 standard errors, as published; the intervals hold for rare classes, too."
+    return Group(areas, accuracies, overall, *([note] if sampled else []))
 
 
 def _table(title: str) -> Table:

@@ -60,10 +60,7 @@ def count_pairs(
         pairs = pair_counts(mapped, real)
         if alike:
             return pairs, pairs[None, :classes, :classes]
-        inside = (mapped < classes) & (real < classes)
-        codes = np.where(inside, mapped.astype(np.int64) * classes + real, classes**2)
-        by_row = np.array([np.bincount(row, minlength=classes**2 + 1) for row in codes])
-        return pairs, by_row[:, :-1].reshape(-1, classes, classes)
+        return pairs, np.array([_pairs(*row, classes) for row in zip(mapped, real, strict=True)])
 
     total = np.zeros((IGNORE + 1, IGNORE + 1), np.int64)
     m2 = np.zeros((classes, classes))
@@ -107,6 +104,13 @@ def truth_at(points: Sequence[SamplePoint], reference: Read, classes: int) -> ND
     for point in points:
         sample[point.stratum, int(reference(Window(point.col, point.row, 1, 1))[0, 0])] += 1
     return sample
+
+
+def _pairs(mapped: NDArray[np.uint8], real: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Pixels of each pair of classes in a row."""
+    inside = (mapped < classes) & (real < classes)
+    codes = mapped[inside].astype(np.int64) * classes + real[inside]
+    return np.bincount(codes, minlength=classes**2).reshape(classes, classes)
 
 
 def _check_ids(total: NDArray[np.int64], classes: int, name: str) -> None:

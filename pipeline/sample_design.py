@@ -23,7 +23,11 @@ Rule = Literal["equal", "proportional", "neyman"]
 """As many points in each stratum; by its area; by its area and how unsure its points are."""
 
 MINIMUM = 50
-"""Points of each stratum, at least, as Olofsson et al. (2014) advise for rare classes."""
+"""Points of each stratum, at least, as Olofsson et al. (2014) advise for rare classes.
+
+They make user's accuracies of rare classes sure. What is missed of a rare class lies in the strata
+of other classes, so its area and its producer's accuracy ask for more points in all.
+"""
 
 EXPECTED_USERS = 0.8
 """User's accuracy that is expected of a class that nothing is known of."""

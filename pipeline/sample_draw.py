@@ -175,7 +175,7 @@ def draw(strata: Strata, sizes: ArrayLike, seed: int, threads: int = 1) -> list[
         for stratum, inside in wanted[place]:
             there = pixels == stratum
             # By rows first: the places of all its pixels would take 8 bytes each.
-            behind = there.sum(axis=1).cumsum()
+            behind = np.count_nonzero(there, axis=1).cumsum()
             if behind[-1] != strata.counts[place, stratum]:
                 raise InputError(
                     f"sheet {sheet.sheet}: its map has changed while the sample was drawn.",
