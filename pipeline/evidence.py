@@ -56,6 +56,10 @@ PICTURED_SHEETS = 60
 """So many sheets are shown in pictures, those with test ground first: a page of thousands can
 neither be mailed nor be looked at."""
 
+SQUARES_BYTES = 64 * 2**20
+"""Squares of more test ground than this are put together by fours: longer sides make intervals
+wider, if anything."""
+
 
 def report_data(
     paths: RunPaths,
@@ -237,7 +241,14 @@ def _squares(paths: RunPaths, judged: Sequence[str]) -> list[BlockMatrices]:
     # Intervals of half of the ground would be of another number than the one they stand beside.
     if not all(path.exists() for path in files):
         return []
-    found = [read_blocks(path) for path in files]
+    found: list[BlockMatrices] = []
+    times = 1
+    for path in files:
+        found.append(read_blocks(path).coarser(times))
+        # Not for ever: one square of each of very many sheets may be too much, and then has to do.
+        while sum(blocks.counts.nbytes for blocks in found) > SQUARES_BYTES and times < 2**12:
+            times *= 2
+            found = [blocks.coarser(2) for blocks in found]
     return [blocks for blocks in found if len(blocks.places)]
 
 

@@ -78,6 +78,21 @@ class BlockMatrices:
         places = np.array(found, np.int64)
         return cls(names, places.reshape(-1, 2), crs, counts.reshape(-1, size, size), side_m)
 
+    def coarser(self, times: int) -> BlockMatrices:
+        """The same ground in squares whose sides are so many times as long.
+
+        Raises:
+            ValueError: If that is no whole number of sides.
+        """
+        if times < 1:
+            raise ValueError(f"sides {times} times as long: at least once")
+        size = len(self.names)
+        # From the lattice's own origin, so that sheets go on sharing places.
+        keys, into = np.unique((self.places // times)[:, ::-1], axis=0, return_inverse=True)
+        counts = np.zeros((len(keys), size, size), np.int64)
+        np.add.at(counts, into.reshape(-1), self.counts)
+        return BlockMatrices(self.names, keys[:, ::-1], self.crs, counts, self.side_m * times)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BlockMatrices):
             return NotImplemented

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from pipeline.confusion import ConfusionMatrix
-from pipeline.numerals import area, count, hectares, listed, percent, plural
+from pipeline.numerals import THIN, area, count, hectares, listed, percent, plural
 from pipeline.outlines import DISTANCES, OutlineCounts
 from pipeline.report_data import ReportData
 from pipeline.scores import ClassScores, Scores
@@ -66,6 +66,11 @@ def masked_reasons(data: ReportData) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
+def target_text(data: ReportData) -> str:
+    """The accuracy that is asked for, as short as it was given."""
+    return f"{100 * data.target_accuracy:.4g}{THIN}%"
+
+
 def near_outlines(outlines: OutlineCounts) -> tuple[float, float, float, float] | None:
     """Where the errors are: near outlines, within the tolerance, or inside.
 
@@ -99,9 +104,8 @@ def _accuracy(data: ReportData, scores: Scores) -> list[str]:
     if data.intervals and not math.isnan(data.intervals.overall_accuracy.low):
         low, high = data.intervals.overall_accuracy.low, data.intervals.overall_accuracy.high
         sentence += (
-            f"; over ground of this kind as a whole it is right on between {percent(low)} and "
-            f"{percent(high)}, as far as the differences within this ground can tell "
-            "(95 % interval)"
+            f"; for ground of this kind as a whole that share lies between {percent(low)} and "
+            f"{percent(high)} (95{THIN}% interval, from how much places of the test ground differ)"
         )
     return [sentence + "."]
 
@@ -133,7 +137,7 @@ def _by_class(matrix: ConfusionMatrix, scores: Scores) -> list[str]:
 def _confidence(data: ReportData) -> list[str]:
     if not data.evaluation or not data.evaluation.calibration.pixels:
         return []
-    calibration, target = data.evaluation.calibration, percent(data.target_accuracy)
+    calibration, target = data.evaluation.calibration, target_text(data)
     trusted = calibration.trusted_share(data.target_accuracy)
     if trusted is None:
         trust = f"No part of the map is right on {target} of its pixels, however sure it is there"
@@ -142,7 +146,7 @@ def _confidence(data: ReportData) -> list[str]:
     else:
         trust = (
             f"{percent(trusted[1])} of the map can be trusted to be right on {target} of its "
-            f"pixels: the part with a confidence of {trusted[0]} % or more"
+            f"pixels: the part with a confidence of {trusted[0]}{THIN}% or more"
         )
     said, right = calibration.mean_confidence, calibration.accuracy
     means = f"on average it says {percent(said)} and is right on {percent(right)}"

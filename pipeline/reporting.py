@@ -27,7 +27,7 @@ from pipeline.numerals import area, count, duration, hectares, percent, plain
 from pipeline.report_data import ReportData
 from pipeline.report_figures import drawings
 from pipeline.report_gaps import missing
-from pipeline.report_summary import confusions, masked_reasons, near_outlines, summary
+from pipeline.report_summary import confusions, masked_reasons, near_outlines, summary, target_text
 from pipeline.siose_problems import KINDS
 from pipeline.tile_pictures import encode_tiles
 
@@ -145,6 +145,7 @@ def render_report(data: ReportData, drawn: Mapping[str, bytes] | None = None) ->
         errors=(thumbnails.CORRECT, thumbnails.WRONG, thumbnails.UNMAPPED),
         steps=data.steps,
         compared=beside_the_study(data.steps),
+        target=target_text(data),
         study_gigapixels=STUDY_GIGAPIXELS,
         **_confidence(data),
         **_polygons(data),

@@ -110,10 +110,9 @@ def fitted(picture: bytes, budget: int) -> tuple[bytes, str]:
     while True:
         size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
         file = io.BytesIO()
-        # Full colour resolution: half of it blurs the edges of class colours.
-        whole.resize(size, Image.Resampling.BOX).save(
-            file, "JPEG", quality=85, subsampling=0, optimize=True
-        )
+        # Full colour resolution: half of it blurs the edges of class colours. Not optimised: the
+        # buffer that Pillow has for that is too small for very detailed pictures.
+        whole.resize(size, Image.Resampling.BOX).save(file, "JPEG", quality=85, subsampling=0)
         if file.tell() <= budget or size[0] <= _SMALLEST_PX:
             return file.getvalue(), "image/jpeg"
         scale *= 0.9 * min(1.0, math.sqrt(budget / file.tell()))

@@ -82,7 +82,7 @@ def thumbnails(rng: np.random.Generator, classes: int, rows: int, cols: int) -> 
     labels = blobs()
     mapped = np.where(rng.random((rows, cols)) < 0.8, labels, blobs()).astype(np.uint8)
     return SheetThumbnails(
-        rng.integers(0, 255, (rows, cols, 3)).astype(np.uint8),
+        (60 * blobs()[..., None] % 200 + rng.integers(0, 40, (rows, cols, 3))).astype(np.uint8),
         np.ones((rows, cols), np.bool_),
         labels,
         mapped,

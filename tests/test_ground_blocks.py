@@ -36,6 +36,20 @@ def test_places_come_by_row_and_column_without_empty_squares() -> None:
     assert BlockMatrices.of(NAMES, {}, "", 1.0).counts.shape == (0, 3, 3)
 
 
+def test_squares_are_put_together_from_the_lattices_origin() -> None:
+    blocks = matrices()
+    found = blocks.coarser(2)
+    assert found.side_m == 512.0
+    assert found.places.tolist() == [[4, -2], [2, -1]]
+    assert found.counts[:, 0, 0].tolist() == [18, 9]
+    assert found.counts.sum() == blocks.counts.sum()
+    assert blocks.coarser(1) == blocks
+    assert blocks.coarser(2).coarser(2) == blocks.coarser(4)
+    assert BlockMatrices.of(NAMES, {}, "", 1.0).coarser(4).counts.shape == (0, 3, 3)
+    with pytest.raises(ValueError, match="at least once"):
+        blocks.coarser(0)
+
+
 def test_each_square_has_the_matrix_of_its_pixels() -> None:
     sheet = grid(700_003.0, 4_400_001.0, 61, 47)
     draw = np.random.default_rng(5)

@@ -7,6 +7,8 @@ import hashlib
 import io
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,20 +18,24 @@ import pytest
 from PIL import Image
 
 from pipeline import diagnosis, evidence, labels, reporting
+from pipeline.calibration import LEVELS, Calibration
 from pipeline.compute_costs import read_benchmark
 from pipeline.confusion import ConfusionMatrix
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
+from pipeline.report_summary import summary
 from pipeline.reporting import REASONS, render_report
 from pipeline.thumbnails import SheetThumbnails, data_uri
-from tests.report_values import COLORS, NAMES
+from tests.report_values import COLORS, LABEL, NAMES, full_report, thumbnails
 
 SHEET = "0722<img src=x onerror=alert(1)>"
 
 FIRST = ConfusionMatrix(NAMES, np.array([[1_200_345, 11, 0], [23, 4567, 0], [0, 0, 0]]), 99)
 SECOND = ConfusionMatrix(NAMES, np.array([[5, 0, 2], [0, 1, 0], [0, 0, 0]]))
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 BENCHMARK = (
     "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -271,19 +277,19 @@ def test_numbers_as_people_read_them() -> None:
 
 def test_findings_are_told_in_words_and_settings_set_as_code(data: ReportData) -> None:
     finding = Finding("overfitting", (), "A gap of 21 points <b>", "Raise `training.weight_decay`.")
-    text = render_report(replace(data, findings=[finding]))
+    text = render_report(replace(data, findings=[finding]), {})
     assert "<p>A gap of 21 points &lt;b&gt;</p>" in text
     assert "Raise <code>training.weight_decay</code>." in text
     assert "What stands out" in text
-    assert "What stands out" not in render_report(replace(data, findings=[]))
+    assert "What stands out" not in render_report(replace(data, findings=[]), {})
 
 
 def test_no_findings_is_said_only_where_somebody_looked(data: ReportData, text: str) -> None:
     assert "nothing can be said yet" not in text
-    looked = render_report(replace(data, findings=[]))
+    looked = render_report(replace(data, findings=[]), {})
     assert "After 0 validations nothing can be said yet" in looked
     curves = [{"epoch": e, "val_loss": 1.0} for e in range(1, 6)]
-    assert "Nothing stands out." in render_report(replace(data, findings=[], curves=curves))
+    assert "Nothing stands out." in render_report(replace(data, findings=[], curves=curves), {})
 
 
 def test_speed_and_best_epoch_are_told(data: ReportData) -> None:
@@ -291,7 +297,7 @@ def test_speed_and_best_epoch_are_told(data: ReportData) -> None:
         {"epoch": "0.5", "step": "10", "val_miou": "0.5", "val_accuracy": "0.75"},
         {"epoch": "1", "step": "20", "val_miou": "0.25", "tiles_per_second": "40"},
     ]
-    page = Page(render_report(replace(data, curves=curves)))
+    page = Page(render_report(replace(data, curves=curves), {}))
     assert (
         f"Trained for 1 epoch (20 steps). The maps are made with the weights of epoch 0.5, which "
         f"did best on validation ground: mean IoU 50.0{THIN}%, accuracy 75.0{THIN}%. "
@@ -303,7 +309,7 @@ def test_sample_predictions_are_in_the_page(data: ReportData, text: str) -> None
     assert "Sample predictions" not in text
     file = io.BytesIO()
     Image.new("RGB", (40, 20), (10, 20, 30)).save(file, "PNG")
-    found = render_report(replace(data, samples=file.getvalue()))
+    found = render_report(replace(data, samples=file.getvalue()), {})
     assert "Sample predictions" in found
     assert data_uri(file.getvalue()) in found
 
@@ -330,3 +336,187 @@ def test_speed_joins_the_curves_by_step(tmp_path: Path) -> None:
     first, second = evidence.read_curves(curves, speed)
     assert first == plain[0]
     assert second == plain[1] | {"tiles_per_second": "40", "waiting": "0.01"}
+
+
+@pytest.fixture(scope="module")
+def full() -> str:
+    return render_report(full_report())
+
+
+def test_the_summary_says_where_to_trust_the_map_and_where_it_errs() -> None:
+    told = summary(full_report())
+    assert len(told) == 8
+    assert f"between {percent(0.8)} and {percent(0.9)} (95{THIN}% interval" in told[0]
+    assert told[3] == (
+        f"{percent(1 / 3)} of the map can be trusted to be right on 95{THIN}% of its pixels: the "
+        f"part with a confidence of 91{THIN}% or more; the map is surer of itself than it should "
+        f"be (over-confident): on average it says {percent(106 / 120)} and is right on "
+        f"{percent(95 / 120)}."
+    )
+    assert told[4] == (
+        f"Within 3 pixels of an outline of SIOSE’s polygons ({percent(0.4)} of the ground) it is "
+        f"right on {percent(0.7)}, farther inside on {percent(88 / 90)}; {percent(0.9)} of all "
+        "errors lie at outlines."
+    )
+    assert told[5] == (
+        "In 2 composite polygons, of which SIOSE tells shares only, the map has the same classes "
+        f"on {percent(0.8)} of the area, and has too much of Olivar (+20.0 points) and too little "
+        f"of {NAMES[1]} (−20.0); 31 polygons (1.23 ha) look as if the cover had changed since "
+        "SIOSE was drawn."
+    )
+    assert told[6].startswith("By 110 points that people have interpreted the map is right on ")
+    assert "30.00 ha on the map and 38.80 ± 6.19 ha by the sample" in told[6]
+
+
+@pytest.mark.parametrize(
+    ("right", "trust", "verdict"),
+    [
+        (100, f"All of the map together is right on 95{THIN}% of its pixels or more", "better"),
+        (91, f"No part of the map is right on 95{THIN}% of its pixels", "taken at its word"),
+        (50, f"No part of the map is right on 95{THIN}% of its pixels", "surer of itself"),
+    ],
+)
+def test_confidence_is_told_as_it_is(right: int, trust: str, verdict: str) -> None:
+    levels = np.zeros((3, LEVELS, 2), np.int64)
+    levels[0, 90] = 100 - right, right
+    data = full_report()
+    (sheet,) = data.sheets
+    assert sheet.evaluation
+    judged = replace(sheet.evaluation, calibration=Calibration(levels))
+    told = summary(replace(data, sheets=[replace(sheet, evaluation=judged)]))[3]
+    assert told.startswith(trust)
+    assert verdict in told
+
+
+def test_all_sections_are_there_and_lead_somewhere(full: str) -> None:
+    page = Page(full)
+    for section in ("outlines", "confidence", "errors", "agreement", "areas", "compute"):
+        assert f'<h2 id="{section}">' in full
+        assert f"#{section}" in page.sources
+    assert 'class="missing"' not in full
+    pictures = [source for source in page.sources if source.startswith("data:image/svg+xml")]
+    assert len(pictures) == 7
+
+
+def test_labels_and_names_are_escaped_in_every_section(full: str) -> None:
+    assert "<script>alert" not in full
+    assert "<b>ZAU" not in full
+    assert LABEL in Page(full).text.replace("\u200b", "")
+    assert full.count("<script>") == 1
+
+
+def test_scores_stand_with_their_intervals(full: str) -> None:
+    olive = Page(full).row(NAMES[0], 8)
+    assert olive[6] == f"{percent(0.75)}50.0–83.3"
+    assert "128 m and drawn anew from them 200 times" in Page(full).text
+
+
+def test_polygons_are_listed_with_their_places(full: str) -> None:
+    rows = [[cell.replace("\u200b", "") for cell in row] for row in Page(full).rows]
+    place, identity = "39.51235, -0.41235", "urn:uuid:8a1f"
+    (worst,) = (row for row in rows if len(row) == 11 and row[1] == LABEL)
+    assert worst[2:4] == ["0722", "test"]
+    assert worst[6:] == [percent(0.4), "81 %", "0.20", place, identity]
+    (candidate,) = (row for row in rows if len(row) == 10 and row[1] == LABEL)
+    assert candidate[3:6] == [NAMES[1], NAMES[0], "0.08"]
+
+
+def test_every_class_of_a_test_sheet_has_its_overlay_and_tiles_their_pictures(full: str) -> None:
+    (sheet,) = full_report().sheets
+    assert sheet.thumbnails is not None
+    assert sheet.thumbnails.mapped is not None
+    labels, mapped = sheet.thumbnails.labels, sheet.thumbnails.mapped
+    present = {int(k) for k in np.unique(labels)} | {int(k) for k in np.unique(mapped)}
+    assert full.count(": found, made up and missed") == len(present)
+    assert full.count("of the tile") == 2 * 4
+    assert f"<strong>{percent(0.25)}</strong> right: 0722, row 0, column 8" in full
+
+
+def test_two_classes_stand_beside_the_study_of_2017() -> None:
+    matrix = ConfusionMatrix(("forest", "rest"), np.array([[8, 1], [2, 9]]))
+    sheet = SheetReport("a", "test", matrix=matrix)
+    data = ReportData("two", matrix.names, COLORS[:2], 0.25, [sheet])
+    page = Page(render_report(data, {}))
+    (row,) = (row for row in page.rows if row[0] == "forest" and len(row) == 9)
+    # Predicted forest: 8 are forest, 2 the rest.
+    assert row[1:5] == ["8", "2", "0.80", "0.20"]
+    assert row[5:] == [count(847_682_090), count(200_993_073), "0.81", "0.19"]
+    (row,) = (row for row in page.rows if row[0] == "rest" and len(row) == 9)
+    assert row[7:] == ["0.07", "0.93"]
+    assert f"its accuracy was {percent(0.908)}" in page.text
+
+
+def test_the_page_of_fifty_sheets_and_many_classes_can_be_mailed() -> None:
+    names = tuple(f"Class {number} of cover" for number in range(30))
+    rng = np.random.default_rng(0)
+    shown = thumbnails(rng, 30, 338, 480)
+    sheets = []
+    for number in range(50):
+        counts = rng.integers(0, 10**7, (30, 30)) + 10**8 * np.eye(30, dtype=np.int64)
+        labels = LabelCounts(dict.fromkeys(names, 10**7), {"boundary": 5}, 2_052_000_000)
+        matrix = ConfusionMatrix(names, counts)
+        sheets.append(SheetReport(f"{number:04d}", "test", 2017, labels, matrix, shown))
+    colors = [f"#{8 * number:02X}A0{255 - 8 * number:02X}" for number in range(30)]
+    text = render_report(ReportData("fifty", names, colors, 0.25, sheets), {})
+    assert 5e6 < len(text.encode()) < 15e6
+    assert text.count(": errors") == 50
+    assert "Of 50 sheets with test ground the first 10 are shown." in text
+    assert "<details><summary>50 rows</summary>" in text
+
+
+def test_of_very_many_sheets_the_worst_stand_in_the_table() -> None:
+    def judged(number: int) -> SheetReport:
+        counts = np.array([[1000 - number, number], [0, 1000]])
+        return SheetReport(f"s{number:03d}", "test", matrix=ConfusionMatrix(("a", "b"), counts))
+
+    sheets = [judged(number) for number in range(reporting.TABLE_SHEETS + 2)]
+    page = Page(render_report(ReportData("many", ("a", "b"), COLORS[:2], 0.25, sheets), {}))
+    listed_sheets = [row[0] for row in page.rows if re.fullmatch(r"s\d{3}", row[0])]
+    assert listed_sheets == [f"s{n:03d}" for n in range(2, reporting.TABLE_SHEETS + 2)]
+    assert "2 more are in the file" in page.text
+
+
+SORTING = """
+<table class="sortable"><thead><tr><th class="n">IoU</th><th>Class</th></tr></thead><tbody>
+<tr><td data-sort="0.09">9 %</td><td>b</td></tr><tr><td>–</td><td>d</td></tr>
+<tr><td data-sort="0.5">50 %</td><td>a</td></tr><tr><td data-sort="0.1">10 %</td><td>C</td></tr>
+<tr class="total"><td>21 %</td><td>all</td></tr></tbody></table><script>SCRIPT</script><script>
+const told = [], heads = document.querySelectorAll("th button");
+function click(i) {
+  heads[i].click();
+  told.push([...document.querySelectorAll("tbody tr")].map(row => row.cells[1].textContent).join("")
+    + " " + [...document.querySelectorAll("th")].map(h => h.getAttribute("aria-sort")).join());
+}
+click(0); click(0); click(1); click(1);
+document.body.setAttribute("data-told", told.join("; "));
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_a_click_sorts_a_table_and_the_pages_own_policy_lets_it(full: str, tmp_path: Path) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "table.html"
+    page.write_text(full, "utf-8")
+    script = (Path(reporting.__file__).parent / "report.js").read_text("utf-8")
+    table.write_text(f"<!DOCTYPE html><body>{SORTING.replace('SCRIPT', script)}</body>", "utf-8")
+    # Numbers by their value and the largest first; a dash behind them, and the total at the end.
+    assert 'data-told="aCbdall descending,; bCadall ascending,; abCdall ,ascending; dCbaall ' in (
+        found := _opened(table, tmp_path)
+    ), found[-300:]
+    heads = len(re.findall(r'<table class="sortable">\s*<thead><tr>(.*?)</tr>', full, re.DOTALL))
+    assert _opened(page, tmp_path).count('<button type="button">') > heads > 5
+
+
+def _opened(page: Path, folder: Path) -> str:
+    """The page as a browser has it once its script has run."""
+    answer = subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"),
+            *(f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return answer.stdout
