@@ -23,7 +23,9 @@ from pipeline.compute_costs import read_benchmark
 from pipeline.confusion import ConfusionMatrix
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
+from pipeline.ground_blocks import BlockMatrices, write_blocks
 from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
+from pipeline.paths import RunPaths
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
 from pipeline.report_summary import summary
 from pipeline.reporting import REASONS, render_report
@@ -520,3 +522,29 @@ def _opened(page: Path, folder: Path) -> str:
         check=True,
     )
     return answer.stdout
+
+
+def test_squares_of_too_much_ground_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = RunPaths(tmp_path)
+    counts = np.ones((4, 1, 1), np.int64)
+    for name, left in (("a", 0), ("b", 4)):
+        places = np.array([[left, 0], [left + 1, 0], [left + 2, 0], [left + 3, 0]])
+        blocks = BlockMatrices(("x",), places, "EPSG:25830", counts, 128.0)
+        paths.block_matrices(name).parent.mkdir(exist_ok=True)
+        write_blocks(blocks, paths.block_matrices(name))
+    assert [len(found.places) for found in evidence._squares(paths, ["a", "b"])] == [4, 4]
+    monkeypatch.setattr(evidence, "SQUARES_BYTES", 5 * 8)
+    first, second = evidence._squares(paths, ["a", "b"])
+    assert first.side_m == second.side_m == 256.0
+    assert second.places.tolist() == [[2, 0], [3, 0]]
+    assert second.counts.ravel().tolist() == [2, 2]
+    assert evidence._squares(paths, ["a", "b", "c"]) == [], "half of the ground is not all of it"
+
+
+def test_sheets_with_test_ground_come_first_into_the_pictures() -> None:
+    matrix = ConfusionMatrix(("x",), np.array([[1]]))
+    sheets = [SheetReport(f"{number}", "train") for number in range(evidence.PICTURED_SHEETS)]
+    found = evidence._pictured([*sheets, SheetReport("test", "test", matrix=matrix)])
+    assert found == {"test", *(sheet.name for sheet in sheets[:-1])}
