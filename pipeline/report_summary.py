@@ -209,18 +209,24 @@ def _areas(data: ReportData) -> list[str]:
     found = data.estimates
     points = int(found.sample.sum())
     what = "points that people have interpreted" if found.source == "sample" else "reference pixels"
+    low, high = found.overall_limits
+    between = f" ({percent(low)} to {percent(high)})" if found.source == "sample" else ""
     sentence = (
-        f"By {count(points)} {what} the map is right on {percent(found.overall)} of its area "
-        f"(± {percent(found.overall_ci)})"
+        f"By {count(points)} {what} the map is right on {percent(found.overall)} of its area"
+        f"{between}"
     )
     gaps = np.nan_to_num(np.abs(found.area_m2 - found.mapped_area_m2))
     number = int(gaps.argmax())
     if gaps[number] > 0:
-        estimated, half = found.area_m2[number] / 1e4, found.area_ci_m2[number] / 1e4
+        least, most = (found.area_limits_m2[number] / 1e4).tolist()
+        by_sample = (
+            f"{hectares(least)} to {hectares(most)} ha by the sample"
+            if found.source == "sample"
+            else f"{hectares(found.area_m2[number] / 1e4)} ha by the reference"
+        )
         sentence += (
             f"; the class whose area it gets most wrong is {found.names[number]}, with "
-            f"{hectares(found.mapped_area_m2[number] / 1e4)} ha on the map and "
-            f"{hectares(estimated)} ± {hectares(half)} ha by the sample"
+            f"{hectares(found.mapped_area_m2[number] / 1e4)} ha on the map and {by_sample}"
         )
     return [sentence + "."]
 

@@ -168,7 +168,9 @@ def _areas(data: ReportData) -> Iterator[Sequence[Any]]:
         return
     columns = (
         *(found.mapped_area_m2, found.area_m2, found.area_se_m2, found.area_ci_m2),
-        *(found.users, found.users_ci, found.producers, found.producers_ci),
+        *found.area_limits_m2.T,
+        *(found.users, found.users_ci, *found.users_limits.T),
+        *(found.producers, found.producers_ci, *found.producers_limits.T),
     )
     yield from zip(found.names, *(column.tolist() for column in columns), strict=True)
 
@@ -273,7 +275,9 @@ _TABLES: Mapping[str, tuple[str, tuple[str, ...], Callable[[ReportData], Rows]]]
         "areas",
         (
             *("class", "mapped_area_m2", "area_m2", "area_se_m2", "area_ci_m2"),
-            *("users_accuracy", "users_ci", "producers_accuracy", "producers_ci"),
+            *("area_low_m2", "area_high_m2"),
+            *("users_accuracy", "users_ci", "users_low", "users_high"),
+            *("producers_accuracy", "producers_ci", "producers_low", "producers_high"),
         ),
         _areas,
     ),
