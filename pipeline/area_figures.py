@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from pipeline.area_estimates import AreaEstimates
 from pipeline.numerals import NONE, THIN, count
@@ -45,7 +46,8 @@ def area_figure(estimates: AreaEstimates, names: Sequence[str], colors: Sequence
     """
     mapped = np.asarray(estimates.mapped_area_m2, np.float64)
     adjusted = np.asarray(estimates.area_m2, np.float64)
-    half = np.asarray(estimates.area_ci_m2, np.float64)
+    # Not the paper's 1.96 standard errors, which are too short for rare classes.
+    limits = np.asarray(estimates.area_limits_m2, np.float64)
     if not len(mapped) == len(names) == len(colors):
         raise ValueError(f"{len(mapped)} areas, {len(names)} names, {len(colors)} colours")
     known = np.concatenate([mapped, adjusted])
@@ -64,8 +66,8 @@ def area_figure(estimates: AreaEstimates, names: Sequence[str], colors: Sequence
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda _value, _: "")
         for row in range(rows):
-            if np.isfinite(half[row]) and np.isfinite(adjusted[row]):
-                ends = np.maximum([adjusted[row] - half[row], adjusted[row] + half[row]], floor)
+            if np.isfinite(limits[row]).all():
+                ends = np.maximum(limits[row], floor)
                 axes.plot(
                     ends / size, [row, row], "|-", color=ACCENT, linewidth=1.4, markersize=8,
                     zorder=3,
@@ -78,7 +80,7 @@ def area_figure(estimates: AreaEstimates, names: Sequence[str], colors: Sequence
                     markeredgecolor=INK, markeredgewidth=1.1, zorder=4,
                 )  # fmt: skip
             axes.annotate(
-                _told(adjusted[row] / size, half[row] / size), (1, row),
+                _told(adjusted[row] / size, limits[row] / size), (1, row),
                 xycoords=axes.get_yaxis_transform(), xytext=(6, 0), textcoords="offset points",
                 va="center", fontsize=9.5, annotation_clip=False,
             )  # fmt: skip
@@ -104,13 +106,17 @@ def area_figure(estimates: AreaEstimates, names: Sequence[str], colors: Sequence
         return written(figure)
 
 
-def _told(value: float, half: float) -> str:
-    """An area and its half width, with the digits that the half width leaves a meaning."""
+def _told(value: float, limits: NDArray[np.float64]) -> str:
+    """An area and its interval, with the digits that the interval leaves a meaning."""
     if not np.isfinite(value):
         return NONE
-    scale = half if np.isfinite(half) and half > 0 else value / 100
+    wide = float(limits[1] - limits[0]) / 2
+    scale = wide if np.isfinite(wide) and wide > 0 else value / 100
     digits = int(np.clip(np.ceil(-np.log10(scale)) + 1, 0, 4)) if scale > 0 else 1
-    text = count(value) if digits == 0 else f"{value:,.{digits}f}".replace(",", THIN)
-    if not np.isfinite(half):
-        return text
-    return f"{text} ± {half:,.{digits}f}".replace(",", THIN)
+
+    def shown(number: float) -> str:
+        return count(number) if digits == 0 else f"{number:,.{digits}f}".replace(",", THIN)
+
+    if not np.isfinite(wide) or wide == 0:
+        return shown(value)
+    return f"{shown(value)} ({shown(limits[0])} to {shown(limits[1])})"

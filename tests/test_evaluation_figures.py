@@ -336,10 +336,10 @@ def test_areas_are_told_with_the_digits_that_their_intervals_leave() -> None:
     drawing = area_figure(found, NAMES, COLORS)
     told = texts(drawing)
     for k in range(3):
-        area, half = found.area_m2[k] / 1e6, found.area_ci_m2[k] / 1e6
-        assert any(
-            re.fullmatch(rf"{area:.2f}\d* ± {half:.2f}\d*", text) for text in told
-        ), told  # fmt: skip
+        area, (low, high) = found.area_m2[k] / 1e6, found.area_limits_m2[k] / 1e6
+        written = [f"{number:.2f}"[:-1] + r"\d+" for number in (area, low, high)]
+        pattern = "{} \\({} to {}\\)".format(*written)
+        assert any(re.fullmatch(pattern, text) for text in told), told
     assert "area in km²" in told
     assert "area in ha, logarithmic" in texts(
         area_figure(estimates((9e5, 5e4, 4e3)), NAMES, COLORS)
