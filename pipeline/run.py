@@ -53,6 +53,20 @@ class Run:
             )
         return self.sheets[name]
 
+    def labelled_sheet(self, name: str) -> Sheet:
+        """A sheet by name that has labels to judge its map by.
+
+        Raises:
+            SettingsError: If the sheets table has none of that name, or has it without labels.
+        """
+        sheet = self.sheet(name)
+        if sheet.split == "map":
+            raise SettingsError(
+                f"sheet {name}: has no labels to judge its map by (split map).",
+                remedy=f"Name a sheet that has another `split` in {self.settings.sheets}.",
+            )
+        return sheet
+
     def comparison(self, place: str, before: str, after: str) -> Comparison:
         """Two sheets of a place that are compared.
 

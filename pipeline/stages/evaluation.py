@@ -41,6 +41,7 @@ Matrices = dict[tuple[int, int], NDArray[np.int64]]
 
 def confusion(run: Run, sheet: str, threads: int = 1) -> None:
     """Count reference against map on the test ground that no earlier sheet has."""
+    run.labelled_sheet(sheet)
     classes, paths = run.nomenclature, run.paths
     grid = geotiff.read_grid(paths.label_raster(sheet))
     ground = read_judged_ground(paths.ground, grid, classes, run.sheets, sheet)
@@ -81,6 +82,7 @@ def evaluation(run: Run, sheet: str, threads: int = 1) -> None:
     The ground is that of :func:`confusion`. Confidence is that of the map before cleaning: a pixel
     to which cleaning has given another class has none.
     """
+    run.labelled_sheet(sheet)
     classes, paths, settings = run.nomenclature, run.paths, run.settings
     grid = geotiff.read_grid(paths.label_raster(sheet))
     ground = read_judged_ground(paths.ground, grid, classes, run.sheets, sheet)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline import __version__, disagreement, geotiff, progress, styles
 from pipeline import project_groups as groups_of
 from pipeline.class_rasters import NOMENCLATURE_TAG, class_raster, label_blocks, sidecars
-from pipeline.errors import InputError, SettingsError
+from pipeline.errors import InputError
 from pipeline.grid import Window, split
 from pipeline.map_store import Layer, MapStore
 from pipeline.mosaics import kinds_of_grids
@@ -35,9 +35,8 @@ CREDITS = (
 
 def error_raster(run: Run, sheet: str, threads: int = 1) -> None:
     """Show where the delivered map of a sheet and its labels differ, and what belongs there."""
+    run.labelled_sheet(sheet)
     classes, paths = run.nomenclature, run.paths
-    if run.sheet(sheet).split == "map":
-        raise SettingsError(f"sheet {sheet}: has no labels to compare its map with (split map).")
     grid = geotiff.read_grid(paths.label_raster(sheet))
     names, colors = disagreement.legend(classes.names, classes.colors)
     target = paths.errors(sheet)
