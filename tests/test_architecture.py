@@ -144,6 +144,7 @@ ORDER = [
     "full_reference",
     "area_tables",
     "own_ground",
+    "map_digest",
     "sample_chips",
     "sample_form",
     "interpretation",
