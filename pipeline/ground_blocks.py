@@ -7,6 +7,7 @@ ground are what a bootstrap draws instead of pixels.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,16 +130,22 @@ def square_counts(
         ValueError: If an id is neither a class nor 255.
     """
     found = {}
-    for top, bottom, down in cuts[0]:
-        for left, right, across in cuts[1]:
+    columns = _met(cuts[1], window.col, window.right)
+    for top, bottom, down in _met(cuts[0], window.row, window.bottom):
+        for left, right, across in columns:
             part = Window(left, top, right - left, bottom - top).intersection(window)
-            if part is None:
-                continue
+            assert part is not None
             pixels = part.slices(window)
             counts = confusion_counts(reference[pixels], mapped[pixels], classes)
             if counts.any():
                 found[across, down] = counts
     return found
+
+
+def _met(cuts: Sequence[Cut], first: int, behind: int) -> Sequence[Cut]:
+    """Squares that have a row or column of a range; a sheet has far more than a window meets."""
+    start = bisect_right(cuts, first, key=lambda cut: cut[1])
+    return cuts[start : bisect_left(cuts, behind, key=lambda cut: cut[0])]
 
 
 def write_blocks(blocks: BlockMatrices, draft: Path) -> None:

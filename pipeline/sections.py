@@ -236,7 +236,7 @@ class EvaluationSettings(Section):
     """How good the map is said to be."""
 
     boundary_px: Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=32)] = 3
-    block_px: Annotated[int, BeforeValidator(no_bool), Field(ge=32)] = 512
+    block_px: Annotated[int, BeforeValidator(no_bool), Field(ge=128)] = 512
     draws: Annotated[int, BeforeValidator(no_bool), Field(ge=100, le=100_000)] = 1000
     target_accuracy: Share = 0.95
     min_confidence: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=100)] = 70

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -75,6 +77,39 @@ def test_each_square_has_the_matrix_of_its_pixels() -> None:
     # Column 0 lies at x = 700 003 m, in square 87 500 of 8 m, of which it has the last 10 columns.
     assert cuts[1][:2] == [(0, 10, 87_500), (10, 26, 87_501)]
     assert cuts[0][0] == (0, 2, -550_001)  # y = 4 400 001 m, counted southwards
+
+
+class Watched(Sequence[Any]):
+    """A list that counts how often it is asked for an item."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items, self.asked = items, 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, at: Any) -> Any:
+        found = self.items[at]
+        self.asked += len(found) if isinstance(at, slice) else 1
+        return found
+
+
+def test_a_window_looks_at_the_squares_that_it_meets_and_no_others() -> None:
+    """A window of a sheet of 4000 x 4000 squares: 4 x 3 of them have pixels of it."""
+    sheet = grid(700_000.0, 4_400_000.0, 64_000, 64_000)
+    window = Window(32_010, 16_015, 40, 34)
+    ids = np.zeros((34, 40), np.uint8)
+    rows, cols = map(Watched, lattice_cuts(sheet, 16))
+    found = square_counts(window, ids, ids, (rows, cols), 1)
+    first = 87_500 + 2000, -550_000 + 1000  # the square of column 32 000 and of row 16 000
+    expected = {
+        (first[0] + right, first[1] + down): height * width
+        for right, width in enumerate((6, 16, 16, 2))
+        for down, height in enumerate((1, 16, 16, 1))
+    }
+    assert {place: int(counts[0, 0]) for place, counts in found.items()} == expected
+    assert rows.asked < 100
+    assert cols.asked < 100
 
 
 def test_sheets_on_the_same_ground_share_places() -> None:

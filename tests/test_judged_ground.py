@@ -118,6 +118,19 @@ def test_a_pixel_is_the_earlier_sheets_if_its_centre_is() -> None:
         assert found == [Window(first, 0, 8 - first, 1)], shift
 
 
+def test_an_edge_through_centres_falls_the_same_way_at_any_coordinates() -> None:
+    """Grids of 0.1 m half a pixel apart, at coordinates that floats do not hold exactly."""
+    table = sheets_of("a", "b")
+    for step in range(200):
+        left, top = round(712_345.3 + step / 10, 1), round(4_391_220.7 - step / 10, 1)
+        here = grid(left, top, 8, 8, 0.1)
+        there = grid(round(left - 0.45, 2), round(top + 0.35, 2), 6, 6, 0.1)
+        # Of a, 1.5 columns and 2.5 rows lie on b. The edge through the centres of column 1 and of
+        # row 2 leaves the pixels to b.
+        found = judged_ground([whole("a", there), whole("b", here)], here, table, "b")
+        assert found == [Window(1, 0, 7, 2), Window(0, 2, 8, 6)], step
+
+
 quarters = st.integers(0, 40)
 rectangles = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
 
