@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 """Share of the draws between the bounds of an interval."""
 
-FEWEST_BLOCKS = 2
-"""From fewer blocks nothing can be drawn that differs."""
+FEWEST_BLOCKS = 10
+"""From fewer blocks there are no bounds: they would be far too narrow, and taken at their word.
+
+By simulation (accuracies of blocks of standard deviation 0.12), intervals of 95 % hold the truth in
+44 % of cases with 2 blocks, 67 % with 3, 87 % with 5 to 10, 93 % with 20 and 96 % with 40.
+"""
 
 FEWEST_DRAWS = 50
 """An interval has no bounds where fewer draws have the score at all."""
@@ -43,7 +47,7 @@ class Interval:
 
     Attributes:
         value: Of the ground as it is; NaN where it has no pixels to stand on.
-        low: Lower bound; NaN where too few blocks have it.
+        low: Lower bound; NaN where fewer than :data:`FEWEST_BLOCKS` blocks have it.
         high: Upper bound.
     """
 
@@ -95,9 +99,20 @@ class Intervals:
     f1: tuple[Interval, ...]
     iou: tuple[Interval, ...]
 
+    @property
+    def unbounded(self) -> str:
+        """Why no score has an interval; empty where they may have one."""
+        if self.blocks >= FEWEST_BLOCKS:
+            return ""
+        return f"an interval takes {FEWEST_BLOCKS} blocks of ground, and there are {self.blocks}"
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, NaN as None."""
+        """Plain values for JSON, NaN as None.
+
+        ``fewest_blocks`` is also how many blocks have to have a class for it to have bounds.
+        """
         values: dict[str, Any] = {"blocks": self.blocks, "draws": self.draws}
+        values |= {"fewest_blocks": FEWEST_BLOCKS, "unbounded": self.unbounded or None}
         values |= {key: getattr(self, key).as_dict() for key in OVERALL}
         values["classes"] = [
             {"name": name} | {key: getattr(self, key)[number].as_dict() for key in PER_CLASS}
@@ -154,6 +169,8 @@ class Ground:
 
     def at(self, places: Sequence[Place]) -> Ground:
         """The blocks of some of its places."""
+        if tuple(places) == self.places:
+            return self
         number = {place: n for n, place in enumerate(self.places)}
         rows = np.array([number[place] for place in places], np.intp)
         return Ground(self.names, tuple(places), self.counts[rows])
@@ -173,9 +190,10 @@ def intervals(blocks: Sequence[BlockMatrices], draws: int = 1000, seed: int = 0)
         seed: The same seed gives the same intervals.
 
     Returns:
-        Scores of the sum of all blocks. Bounds are NaN where fewer than two blocks have pixels
-        of the class (of the score); where a draw misses a class that the ground has, it counts
-        neither for the class nor for means over classes, which would be means of others.
+        Scores of the sum of all blocks. Bounds are NaN where fewer blocks than
+        :data:`FEWEST_BLOCKS` have pixels (of the class, if it is a class's score); where a draw
+        misses a class that the ground has, it counts neither for the class nor for means over
+        classes, which would be means of others.
 
     Raises:
         ValueError: If there is no sheet, sheets are of other classes, or draws are too few.
@@ -251,7 +269,8 @@ def _intervals(
                 if key in _OF_CLASSES:
                     values[missing] = np.nan
                 parts.append(values)
-    # A class in one block alone: all draws that have it say the same, which is no certainty.
+    # A class in one block alone: all draws that have it say the same, which is no certainty; and
+    # those of a few differ by too little.
     by_reference, by_mapped = counts.sum(axis=-1), counts.sum(axis=-2)
     reference = ((by_reference > 0).sum(axis=0) >= FEWEST_BLOCKS).all(axis=0)
     mapped = ((by_mapped > 0).sum(axis=0) >= FEWEST_BLOCKS).all(axis=0)

@@ -46,8 +46,9 @@ def accuracy_blocks(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> Block
     return blocks(counts, names=("a", "b"))
 
 
-def test_two_blocks_give_the_three_sums_that_there_are() -> None:
+def test_two_blocks_give_the_three_sums_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two blocks, both are drawn half of the time, and each twice a quarter of the time."""
+    monkeypatch.setattr(bootstrap, "FEWEST_BLOCKS", 2)
     pair = accuracy_blocks(np.array([10, 30]), np.array([0, 70]))
     found = intervals([pair], draws=4000, seed=1)
     assert found.blocks == 2
@@ -58,8 +59,9 @@ def test_two_blocks_give_the_three_sums_that_there_are() -> None:
     assert math.isnan(found.users[1].low), "one block alone is mapped as b"
 
 
-def test_the_draws_are_those_of_all_sequences_of_blocks() -> None:
+def test_the_draws_are_those_of_all_sequences_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks have 27 equally likely sequences: their quantiles, enumerated."""
+    monkeypatch.setattr(bootstrap, "FEWEST_BLOCKS", 2)
     counts = np.array([[[8, 2], [1, 4]], [[3, 5], [2, 9]], [[40, 1], [6, 2]]])
     part = blocks(counts, names=("a", "b"))
     sums = [sum(counts[list(drawn)]) for drawn in itertools.product(range(3), repeat=3)]
@@ -193,7 +195,7 @@ def test_blocks_of_several_sheets_at_one_place_are_drawn_together() -> None:
 def test_the_same_seed_gives_the_same_in_chunks_of_any_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    part = random_blocks(9)
+    part = random_blocks(11)
     whole = intervals([part], draws=333, seed=8).as_dict()
     assert intervals([part], draws=333, seed=9).as_dict() != whole
     for cells in (9, 20, 100):
@@ -201,11 +203,32 @@ def test_the_same_seed_gives_the_same_in_chunks_of_any_size(
         assert intervals([part], draws=333, seed=8).as_dict() == whole
 
 
-def test_less_than_two_blocks_have_scores_without_bounds() -> None:
-    found = intervals([random_blocks(1)], draws=100)
-    assert not math.isnan(found.mean_iou.value)
-    assert math.isnan(found.mean_iou.low)
-    assert math.isnan(found.iou[0].high)
+@pytest.mark.parametrize("number", [1, 2, 3, 9])
+def test_fewer_than_ten_blocks_have_scores_without_bounds(number: int) -> None:
+    part = random_blocks(number)
+    gain = differences([part], [random_blocks(number, seed=1)], draws=100)
+    for found in (intervals([part], draws=100), gain):
+        every = [getattr(found, key) for key in OVERALL]
+        every += [interval for key in PER_CLASS for interval in getattr(found, key)]
+        assert not any(math.isnan(interval.value) for interval in every)
+        assert all(math.isnan(interval.low) and math.isnan(interval.high) for interval in every)
+        assert not any(interval.excludes_zero for interval in every)
+        told = found.as_dict()
+        assert told["fewest_blocks"] == 10
+        assert told["unbounded"] == (
+            f"an interval takes 10 blocks of ground, and there are {number}"
+        )
+
+
+def test_ten_blocks_have_bounds_and_say_nothing_of_lacking_them() -> None:
+    found = intervals([random_blocks(10)], draws=100)
+    assert found.mean_iou.low < found.mean_iou.value < found.mean_iou.high
+    assert found.iou[0].low < found.iou[0].high
+    assert found.unbounded == ""
+    assert found.as_dict()["unbounded"] is None
+
+
+def test_ground_without_blocks_has_no_scores() -> None:
     none = intervals([blocks([])], draws=100)
     assert none.blocks == 0
     assert math.isnan(none.overall_accuracy.value)
@@ -229,6 +252,35 @@ def test_a_class_of_one_block_has_no_bounds_and_an_absent_one_no_score() -> None
     assert found.balanced_accuracy.low > (1 + found.producers[0].low) / 2 - 0.01
 
 
+@pytest.mark.parametrize(("number", "bounded"), [(9, False), (10, True)])
+def test_a_class_has_bounds_where_ten_blocks_have_it(number: int, bounded: bool) -> None:
+    counts = np.zeros((20, 3, 3), np.int64)
+    counts[:, 0, 0] = np.arange(20) + 50
+    counts[:number, 1, 1] = np.arange(number) + 30
+    counts[:number, 1, 0] = 7
+    found = intervals([blocks(counts)], draws=500)
+    assert math.isnan(found.overall_accuracy.low) is False
+    for key in PER_CLASS:
+        assert not math.isnan(getattr(found, key)[1].value)
+        assert math.isnan(getattr(found, key)[1].low) is not bounded
+
+
+def test_means_of_other_classes_are_not_subtracted() -> None:
+    """The second run's labels lack a class: its means are over the other two."""
+    one, other = random_blocks(30, seed=1).counts.copy(), random_blocks(30, seed=2).counts.copy()
+    other[:, 2] = 0
+    found = differences([blocks(one)], [blocks(other)], draws=200)
+    for key in ("balanced_accuracy", "mean_iou", "mean_f1"):
+        assert all(math.isnan(value) for value in vars(getattr(found, key)).values()), key
+    for key in ("overall_accuracy", "kappa", "frequency_weighted_iou"):
+        assert getattr(found, key).low < getattr(found, key).value < getattr(found, key).high, key
+    one[:, 2] = 0
+    same = differences([blocks(one)], [blocks(other)], draws=200)
+    expected = measures(other.sum(axis=0)).mean_iou - measures(one.sum(axis=0)).mean_iou
+    assert same.mean_iou.value == expected
+    assert same.mean_iou.low < expected < same.mean_iou.high
+
+
 def test_mistakes_are_refused() -> None:
     with pytest.raises(ValueError, match="same classes"):
         intervals([])
@@ -239,7 +291,7 @@ def test_mistakes_are_refused() -> None:
     with pytest.raises(ValueError, match="too few"):
         intervals([random_blocks(2)], draws=10)
     with pytest.raises(ValueError, match="exact"):
-        intervals([accuracy_blocks(np.array([2**52, 1]), np.array([0, 0]))])
+        intervals([accuracy_blocks(np.full(10, 2**50), np.zeros(10, np.int64))])
 
 
 def test_sums_beyond_float32_are_exact() -> None:
