@@ -24,7 +24,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -58,6 +58,10 @@ class AreaEstimates:
         pixels: Pixels mapped as each class, where they are known.
         finite: Whether the variances are corrected for the share of the pixels in the sample.
         pending: Points of the sample that nobody has interpreted and that are left out.
+        sheets: Sheets that the sample was drawn from, or the map that was counted.
+        splits: What the ground of each is for, in the table of a run; empty without a run.
+        maps: Fingerprint of their maps (:func:`pipeline.map_digest.maps_digest`); empty where it
+            is not known.
     """
 
     names: tuple[str, ...]
@@ -69,6 +73,9 @@ class AreaEstimates:
     pixels: NDArray[np.int64] | None = None
     finite: bool = False
     pending: int = 0
+    sheets: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    maps: str = ""
 
     @property
     def total_m2(self) -> float:
@@ -168,6 +175,10 @@ class AreaEstimates:
         content = {
             "layout": LAYOUT,
             "source": self.source,
+            "sheets": list(self.sheets),
+            "splits": list(self.splits),
+            "maps": self.maps,
+            "total_area_m2": self.total_m2,
             "classes": list(self.names),
             "order": "row = map, column = reference",
             "sample": self.sample.tolist(),
@@ -370,11 +381,15 @@ def from_json(text: str, source: str) -> AreaEstimates:
             remedy=remedy,
         )
     try:
-        names = _names(content["classes"])
+        names, maps = _names(content["classes"]), content.get("maps", "")
+        sheets, splits = (_names(content.get(key, [])) for key in ("sheets", "splits"))
+        if not isinstance(maps, str) or (splits and len(splits) != len(sheets)):
+            raise TypeError("each sheet has a split, and their maps a fingerprint")
         if content["source"] == "reference":
-            return exact(names, _array(content["sample"]), _array(content["areas_m2"]))
+            counted = exact(names, _array(content["sample"]), _array(content["areas_m2"]))
+            return replace(counted, sheets=sheets, splits=splits, maps=maps)
         known = content["pixels"]
-        return estimate(
+        estimates = estimate(
             names,
             _array(content["sample"]),
             _array(content["mapped_area_m2"]),
@@ -382,6 +397,7 @@ def from_json(text: str, source: str) -> AreaEstimates:
             finite=bool(content["finite"]),
             pending=int(content["pending"]),
         )
+        return replace(estimates, sheets=sheets, splits=splits, maps=maps)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: classes, points and areas do not fit together.", [str(error)], remedy
@@ -405,7 +421,7 @@ def _check(names: Sequence[str], counts: NDArray[Any], areas: NDArray[np.float64
 
 def _names(content: object) -> tuple[str, ...]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise TypeError("classes are a list of names")
+        raise TypeError("classes and sheets are lists of names")
     return tuple(content)
 
 

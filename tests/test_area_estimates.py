@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -264,6 +265,27 @@ def test_json_keeps_all(kind: str) -> None:
     if kind == "absent":
         assert content["overall_accuracy_ci95"] is None
     assert "Viñedo" in text or kind != "reference"
+
+
+@pytest.mark.parametrize("source", ["sample", "reference"])
+def test_json_says_what_ground_it_is_of(source: str) -> None:
+    counts = np.array([[7, 1], [2, 15]])
+    found = exact(("a", "b"), counts, counts * 0.25)
+    if source == "sample":
+        found = estimate(("a", "b"), counts, [40.0, 60.0], pixels=[160, 240])
+    content = json.loads(found.as_json())
+    assert [content[key] for key in ("sheets", "splits", "maps")] == [[], [], ""]
+    assert content["total_area_m2"] == found.total_m2 == (100 if source == "sample" else 6.25)
+    told = replace(found, sheets=("s", "t"), splits=("test", "map"), maps="0123456789abcdef")
+    text = told.as_json()
+    back = from_json(text, "f.json")
+    assert (back.sheets, back.splits, back.maps) == (("s", "t"), ("test", "map"), told.maps)
+    assert back.as_json() == text
+    # Files of before know nothing of it.
+    older = {k: v for k, v in content.items() if k not in ("sheets", "splits", "maps")}
+    assert from_json(json.dumps(older), "f.json").as_json() == found.as_json()
+    with pytest.raises(InputError, match="do not fit together"):
+        from_json(text.replace('["test", "map"]', '["test"]'), "f.json")
 
 
 def test_what_is_no_json_of_ours_is_refused(paper: AreaEstimates) -> None:
