@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.bootstrap import Interval
+from pipeline.bootstrap import FEWEST_BLOCKS, Interval
 from pipeline.comparison_summary import MEASURES, cautions, signed, summary
-from pipeline.numerals import duration, percent
+from pipeline.numerals import duration, listed, percent, plain
 from pipeline.reporting import page_environment
 from pipeline.run_comparison import JudgedRun, RunComparison, differing_settings
 
@@ -95,6 +95,8 @@ def render(comparison: RunComparison, draws: int) -> str:
         summary=summary(comparison),
         cautions=cautions(comparison),
         draws=draws,
+        sides=listed([plain(side) for side in comparison.sides] or ["–"]),
+        fewest=FEWEST_BLOCKS,
         measures=MEASURES,
         ranked_by=MEASURES[comparison.ranked_by],
         shares=shares,

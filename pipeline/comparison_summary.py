@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pipeline.bootstrap import Interval
+from pipeline.bootstrap import FEWEST_BLOCKS, Interval
 from pipeline.numerals import THIN, count, listed, percent, plain, plural
 from pipeline.run_comparison import JudgedRun, RunComparison
 
@@ -114,11 +114,26 @@ def cautions(comparison: RunComparison) -> list[str]:
                 "cannot be compared: overall accuracy ranks the runs."
             )
         if 0 < comparison.blocks < FEW_BLOCKS:
-            told.append(
-                f"{plural(comparison.blocks, 'block')} of ground are few: the intervals are "
-                "likely to be narrower than they should be. More test ground, or a smaller "
-                "`evaluation.block_px` if objects are small, helps."
+            few = f"{plural(comparison.blocks, 'block')} of ground are few: "
+            few += (
+                f"with less than {FEWEST_BLOCKS} there are no intervals, which would be far too "
+                "narrow, so that nothing can be said of chance."
+                if comparison.blocks < FEWEST_BLOCKS
+                else "the intervals are likely to be narrower than they should be."
             )
+            told.append(
+                f"{few} More test ground, or a smaller `evaluation.block_px` if objects are "
+                "small, helps."
+            )
+    if unlike := _of_other_sizes(comparison):
+        told.append(unlike)
+    if comparison.times > 1:
+        many = comparison.times
+        told.append(
+            f"There is so much ground that its blocks were put together, {many} by {many}, to be "
+            f"held in memory: their side is {_sizes(comparison.sides)}. Larger blocks make "
+            "intervals wider, if anything; the scores are the same."
+        )
     if other := _of_other_covers(runs):
         told.append(
             f"Classes of the same names gather other covers in {listed(other)} than in the first "
@@ -182,18 +197,39 @@ def _ground(comparison: RunComparison) -> str:
 
 def _apart(runs: Sequence[JudgedRun]) -> str:
     """What it means that runs share no ground, and why that may be."""
-    sides = {run.name: sorted({place[1] for place in run.ground.places}) for run in runs}
     why = "They share no block of ground."
-    if len({tuple(side) for side in sides.values()}) > 1:
-        told = [f"{' and '.join(map(plain, side))} in {name}" for name, side in sides.items()]
-        why += (
-            f" Their blocks differ in size ({listed(told)}, in units of the coordinate system): "
-            "set `evaluation.block_px` so that they agree, and run `evaluation` again."
-        )
     return (
         f"{why} Scores are of each run’s own ground, which may be easier in one than in another; "
         "differences are told of those pairs alone that share any."
     )
+
+
+def _of_other_sizes(comparison: RunComparison) -> str:
+    """That blocks differ in size, and what was made of it."""
+    systems = dict.fromkeys(system for of in comparison.own_sides for system in of)
+    found: dict[str, dict[float, None]] = {}
+    for system in systems:
+        if len({side for of in comparison.own_sides for side in of.get(system, ())}) > 1:
+            for run, of in zip(comparison.runs, comparison.own_sides, strict=True):
+                found.setdefault(run.name, {}).update(dict.fromkeys(of.get(system, ())))
+    told = [f"{_sizes(sorted(of))} in {name}" for name, of in found.items() if of]
+    if not told:
+        return ""
+    sizes = f"Blocks of ground differ in size ({listed(told)}, in units of the coordinate system)"
+    agree = "set `evaluation.block_px` so that they agree, and run `evaluation` again."
+    if comparison.unlike:
+        return (
+            f"{sizes}, and not all can be put together to the largest: ground in blocks of "
+            f"unlike size is not compared. To compare it, {agree}"
+        )
+    return (
+        f"{sizes}: the smaller ones were put together, and all scores are of blocks of "
+        f"{_sizes(comparison.sides)}. To compare finer ones, {agree}"
+    )
+
+
+def _sizes(sides: Sequence[float]) -> str:
+    return " and ".join(map(plain, sides))
 
 
 def _partial_classes(comparison: RunComparison) -> str:

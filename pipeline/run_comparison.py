@@ -95,6 +95,8 @@ class RunComparison:
         ranking: Numbers of the runs by it, the best first; empty if it is not fair.
         leads: The best run's scores minus those of each other one, in the order of the ranking.
         same_labels: Whether all runs were judged by the same reference on that ground.
+        own_sides: Sides of the blocks that each run was judged in, by coordinate system.
+        times: Blocks were put together, so many by so many, so that they fit in memory.
     """
 
     runs: tuple[JudgedRun, ...]
@@ -107,6 +109,8 @@ class RunComparison:
     ranking: tuple[int, ...]
     leads: tuple[Intervals, ...]
     same_labels: bool
+    own_sides: tuple[Mapping[str, tuple[float, ...]], ...] = ()
+    times: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,6 +122,22 @@ class RunComparison:
         """Blocks of ground that all runs share; 0 if there are none."""
         return max(part.blocks for part in self.scores) if self.fair else 0
 
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """Sides of the blocks that the scores are of, in units of their coordinate systems."""
+        return tuple(sorted({side for _, side in self._lattices}))
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """Coordinate systems in which sizes of blocks differ, though they were put together."""
+        systems = [system for system, _ in self._lattices]
+        return tuple(sorted({system for system in systems if systems.count(system) > 1}))
+
+    @property
+    def _lattices(self) -> set[tuple[str, float]]:
+        parts = [part for run in self.runs for part in run.blocks.values() if len(part.places)]
+        return {(part.crs, round(part.side_m, 6)) for part in parts}
+
     def as_json(self) -> str:
         """All numbers, NaN as null; the same runs give the same text."""
         content = {
@@ -127,6 +147,8 @@ class RunComparison:
             "same_ground": self.fair,
             "same_labels": self.same_labels,
             "common_blocks": self.blocks,
+            "block_sides": self.sides,
+            "blocks_put_together": self.times,
             "ranked_by": self.ranked_by,
             "ranking": [self.runs[number].name for number in self.ranking],
             "runs": [self._run_json(number) for number in range(len(self.runs))],
@@ -179,7 +201,11 @@ class RunComparison:
 
 
 def compared(
-    runs: Sequence[JudgedRun], baseline: int = 0, draws: int = 1000, seed: int = 0
+    runs: Sequence[JudgedRun],
+    baseline: int = 0,
+    draws: int = 1000,
+    seed: int = 0,
+    times: int = 1,
 ) -> RunComparison:
     """Score runs on the ground that they share.
 
@@ -188,6 +214,7 @@ def compared(
         baseline: Number of the run that the others are held against.
         draws: How often blocks are drawn for each interval.
         seed: Of the draws.
+        times: How many times as long the sides of the blocks are as those the runs were judged in.
 
     Raises:
         InputError: If runs have other classes, or blocks and matrices of a run are of other
@@ -195,6 +222,8 @@ def compared(
     """
     runs = _aligned(runs)
     _check_matrices(runs)
+    own_sides = tuple(_sides(run, times) for run in runs)
+    runs = _of_one_size(runs)
     judged = [run.ground for run in runs if run.ground.places]
     shared = sorted(set.intersection(*(set(of.places) for of in judged))) if judged else []
     # Runs without any test ground stay without scores; the others are compared all the same.
@@ -226,6 +255,8 @@ def compared(
         ranking=ranking,
         leads=tuple(gain(other, ranking[0]) for other in ranking[1:]),
         same_labels=fair and all(np.array_equal(references[0], of) for of in references),
+        own_sides=own_sides,
+        times=times,
     )
 
 
@@ -292,9 +323,43 @@ def _aligned(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
     ]
 
 
+def _sides(run: JudgedRun, times: int) -> dict[str, tuple[float, ...]]:
+    """Sides of a run's blocks as they are in its files, by coordinate system."""
+    sides: dict[str, set[float]] = {}
+    for part in run.blocks.values():
+        if len(part.places):
+            sides.setdefault(part.crs, set()).add(round(part.side_m / times, 6))
+    return {system: tuple(sorted(of)) for system, of in sides.items()}
+
+
+def _of_one_size(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
+    """Runs with smaller blocks put together to the largest of their coordinate system.
+
+    Blocks whose side is no whole part of the largest stay as they are.
+    """
+    parts = [part for run in runs for part in run.blocks.values() if len(part.places)]
+    largest = {part.crs: 0.0 for part in parts}
+    for part in parts:
+        largest[part.crs] = max(largest[part.crs], part.side_m)
+
+    def grown(part: BlockMatrices) -> BlockMatrices:
+        wanted = largest.get(part.crs, part.side_m)
+        times = round(wanted / part.side_m)
+        if times < 2 or not math.isclose(times * part.side_m, wanted, rel_tol=1e-6):
+            return part
+        return replace(part.coarser(times), side_m=wanted)
+
+    return [
+        replace(run, blocks={name: grown(part) for name, part in run.blocks.items()})
+        for run in runs
+    ]
+
+
 def _ordered(
     counts: NDArray[np.int64], names: Sequence[str], wanted: Sequence[str]
 ) -> NDArray[np.int64]:
+    if tuple(names) == tuple(wanted):
+        return counts
     order = [list(names).index(name) for name in wanted]
     return counts[..., order, :][..., order]
 

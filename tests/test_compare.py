@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from pipeline import stages
+from pipeline import judged_runs, stages
 from pipeline.bootstrap import Interval
 from pipeline.comparison_page import Scale, render, setting
 from pipeline.comparison_summary import cautions, signed, summary
@@ -160,10 +162,42 @@ def test_runs_without_common_ground_are_told_apart_only(tmp_path: Path) -> None:
     assert "which is best cannot be said" in summary(apart)[0]
     assert cautions(apart)[0].startswith("They share no block of ground. Scores are of each run’s")
     assert "which is best cannot be said" in Page(render(apart, 100)).text
-    finer = run_of("b", blocks(counts, side_m=64.0))
+    finer = run_of("b", blocks(counts, side_m=100.0))
     sides = compared([run_of("a", blocks(counts)), finer], draws=100)
-    assert "(128 in a and 64 in b, in units" in cautions(sides)[0]
-    assert "`evaluation.block_px`" in cautions(sides)[0]
+    assert sides.unlike == ("EPSG:25830",)
+    assert "(128 in a and 100 in b, in units" in cautions(sides)[1]
+    assert "`evaluation.block_px`" in cautions(sides)[1]
+
+
+def test_blocks_of_half_the_size_are_put_together() -> None:
+    fine = blocks(judged(truth(), 0.8), side_m=64.0)
+    coarse = fine.coarser(2)
+    assert coarse.side_m == 128.0
+    found = compared([run_of("a", coarse), run_of("b", fine)], draws=100)
+    assert (found.fair, found.same_labels, found.blocks, found.sides) == (True, True, 15, (128.0,))
+    assert found.runs[1].blocks["0722"] == coarse
+    (told,) = [text for text in cautions(found) if "differ in size" in text]
+    assert "(128 in a and 64 in b, in units" in told
+    assert "all scores are of blocks of 128" in told
+    text = Page(render(found, 100)).text
+    assert "squares with a side of 128 in units of the coordinate system" in text
+
+
+def test_sizes_that_differ_are_named_though_other_blocks_are_shared() -> None:
+    """Two sheets of a run, the second in blocks that fit no others."""
+    one, two = good(), better()
+    odd = replace(blocks(judged(truth(3), 0.8), first=900), side_m=100.0)
+    matrix = ConfusionMatrix(NAMES, odd.counts.sum(axis=0))
+    mixed = replace(
+        two,
+        blocks={**two.blocks, "0723": odd},
+        matrices={**two.matrices, "0723": matrix},
+    )
+    found = compared([one, mixed], draws=100)
+    assert (found.fair, found.blocks) == (True, 30)
+    (told,) = [text for text in cautions(found) if "differ in size" in text]
+    assert "(128 in good and 100 and 128 in better, in units" in told
+    assert "ground in blocks of unlike size is not compared" in told
 
 
 def test_a_run_without_test_ground_does_not_hinder_the_others() -> None:
@@ -254,8 +288,29 @@ def test_few_blocks_and_other_covers_are_told() -> None:
     cards = [CARD, CARD | {"nomenclature": "xyz"}]
     runs = [run_of(f"r{n}", few, card=card) for n, card in enumerate(cards)]
     told = cautions(compared(runs, draws=100))
-    assert told[0].startswith("6 blocks of ground are few")
+    assert told[0].startswith("6 blocks of ground are few: with less than 10 there are no interv")
     assert told[1].startswith("Classes of the same names gather other covers in r1 ")
+
+
+def test_too_few_blocks_have_no_bounds_anywhere() -> None:
+    runs = [run_of(n, blocks(judged(truth()[:9], s, 1))) for n, s in (("a", 0.5), ("b", 0.9))]
+    found = compared(runs, draws=100)
+    told = " ".join(summary(found))
+    assert "b has the highest mean IoU" in told
+    assert "on too little ground to say whether that is more than chance" in told
+    assert "nan" not in told + " ".join(cautions(found))
+    text = render(found, 100)
+    assert 'class="whisker"' not in text
+    assert not re.search(r"\bnan\b", text.partition("</main>")[0], re.IGNORECASE)
+    row = next(csv.DictReader(io.StringIO(found.as_csv())))
+    assert (row["low"], row["high"]) == ("", "")
+    reason = json.loads(found.as_json())["runs"][1]["scores"]["unbounded"]
+    assert reason == "an interval takes 10 blocks of ground, and there are 9"
+    page = Page(text)
+    assert page.row("b", 9)[3] == percent(found.scores[1].overall_accuracy.value)
+    eleven = [run_of(n, blocks(judged(truth()[:11], 0.8))) for n in "ab"]
+    (few,) = cautions(compared(eleven, draws=100))
+    assert "likely to be narrower" in few
 
 
 # In words.
@@ -563,18 +618,77 @@ def test_all_missing_files_are_told_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_sheets_that_the_table_has_no_more_are_left_out(tmp_path: Path) -> None:
-    one = written_run(tmp_path / "one", good(), "0723")
+def test_sheets_are_those_of_the_run_s_own_ground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = written_run(tmp_path / "one", good(), "0723", "0724")
     two = written_run(tmp_path / "two", better())
-    table = tmp_path / "one" / "none.csv"
-    table.write_text("sheet,orthophoto,siose,split\n0722,a.tif,b.gpkg,test\n0724,c.tif,,map\n")
+    ground = RunPaths(one).ground
+    ground.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"sheet": ["0723", "0722", "0722"]}), ground)
+    # Another project's table where the command is given, of the name that the settings tell.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "none.csv").write_text("sheet,orthophoto,siose,split\n0722,a.tif,b.gpkg,test\n")
+    monkeypatch.chdir(elsewhere)
     stages.compare([one, two], tmp_path / "out", draws=100)
     content = json.loads((tmp_path / "out" / "compare.json").read_text("utf-8"))
-    assert list(content["runs"][0]["sheets"]) == ["0722"]
-    table.write_text(f"{table.read_text()}0725,c.tif,b.gpkg,train\n")
+    assert [list(run["sheets"]) for run in content["runs"]] == [["0723", "0722"], ["0722"]]
+    (elsewhere / "none.csv").write_text("not a table of sheets")
+    stages.compare([one, two], tmp_path / "out", draws=100)
+    pyarrow.parquet.write_table(pyarrow.table({"sheet": ["0722", "0725"]}), ground)
     with pytest.raises(InputError, match="missing") as caught:
         stages.compare([one, two], tmp_path / "out", draws=100)
     assert len(caught.value.items) == 2
+    ground.write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="missing") as caught:
+        stages.compare([one, two], tmp_path / "out", draws=100)
+    assert caught.value.items[0].startswith(f"{ground}: cannot be read")
+
+
+def test_all_damaged_files_are_told_at_once(tmp_path: Path) -> None:
+    one = written_run(tmp_path / "one", good())
+    two = written_run(tmp_path / "two", better())
+    RunPaths(one).confusion("0722").write_bytes(b'{"layout": "\xff"}')
+    RunPaths(one).card.write_text("[1]")
+    RunPaths(one).speed.write_text("epoch,step\n1,10\n")
+    RunPaths(two).card.write_text(json.dumps(CARD | {"data": [1]}))
+    RunPaths(two).block_matrices("0722").write_bytes(b"none")
+    RunPaths(two).speed.write_text("epoch,step,seconds\n1,10,soon\n")
+    with pytest.raises(InputError, match="files of theirs are damaged") as caught:
+        stages.compare([one, two], tmp_path / "out", draws=100)
+    items = list(caught.value.items)
+    assert len(items) == 6
+    assert items[0].startswith(f"{RunPaths(two).block_matrices('0722')}: cannot be read")
+    assert items[1:] == [
+        f"{RunPaths(one).confusion('0722')}: is no UTF-8 text (invalid start byte).",
+        f"{RunPaths(one).card}: is no model card, which is a mapping of names.",
+        f"{RunPaths(one).speed}: has no column `seconds` of numbers.",
+        f"{RunPaths(two).card}: `data` is no mapping, as it is in a model card.",
+        f"{RunPaths(two).speed}: has no column `seconds` of numbers.",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_squares_are_as_large_as_memory_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    folders = [written_run(tmp_path / "one", good()), written_run(tmp_path / "two", better())]
+    folders = folders[::-1] if swap else folders
+    # 30 blocks of 3 x 3 numbers of 8 bytes in each run; 15 of each fit.
+    monkeypatch.setattr(judged_runs, "SQUARES_BYTES", 2 * 15 * 72)
+    stages.compare(folders, tmp_path / "out", draws=100)
+    content = json.loads((tmp_path / "out" / "compare.json").read_text("utf-8"))
+    assert content["common_blocks"] == 15
+    assert (content["block_sides"], content["blocks_put_together"]) == ([256.0], 2)
+    assert content["same_labels"]
+    expected = compared([good(), better()], draws=100)
+    told = {run["name"]: run["scores"]["mean_iou"]["value"] for run in content["runs"]}
+    values = [of.mean_iou.value for of in expected.scores]
+    assert [told["one"], told["two"]] == values
+    text = Page((tmp_path / "out" / "index.html").read_text("utf-8")).text
+    assert "put together, 2 by 2, to be held in memory: their side is 256" in text
 
 
 def test_runs_are_two_or_more_and_named_once(tmp_path: Path) -> None:
