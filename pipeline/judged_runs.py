@@ -85,8 +85,8 @@ def read_runs(
         raise InputError(
             "Runs cannot be compared: files of theirs are damaged.",
             wrong,
-            "Each is written again by the rule that made it; `speed.csv` and benchmarks may also be "
-            "deleted: their times are then left out.",
+            "Each is written again by the rule that made it; `speed.csv` and benchmarks may also "
+            "be deleted: their times are then left out.",
         )
     return runs, times
 
