@@ -96,6 +96,7 @@ class Evaluation:
         mapped: NDArray[np.uint8],
         confidence: NDArray[np.uint8] | None,
         tolerance_px: int,
+        labels: NDArray[np.uint8] | None = None,
     ) -> Evaluation:
         """That of one window, of which the surroundings are known, without tiles.
 
@@ -106,6 +107,8 @@ class Evaluation:
             mapped: Class ids of the map at the same pixels; 255 where it has no data.
             confidence: Per cent of the same pixels; 255 where it is not known. None: nowhere.
             tolerance_px: Pixels that an outline may lie off and still be met.
+            labels: Class ids of the same pixels, of those that are not judged too; distances are
+                to the outlines of these. The reference where left out.
 
         Raises:
             ValueError: If the shapes differ, an id is no class, or a confidence is 101 to 254.
@@ -117,7 +120,7 @@ class Evaluation:
         return cls(
             names,
             Calibration.of(reference[inner], mapped[inner], sure, len(names)),
-            OutlineCounts.of(reference, mapped, len(names), tolerance_px),
+            OutlineCounts.of(reference, mapped, len(names), tolerance_px, labels),
         )
 
     def __add__(self, other: Evaluation) -> Evaluation:
@@ -241,7 +244,7 @@ def from_json(text: str, source: str) -> Evaluation:
         )
     try:
         return _parsed(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: its counts do not fit together ({error}).", remedy=remedy
         ) from error
@@ -251,7 +254,7 @@ def _parsed(content: Mapping[str, object]) -> Evaluation:
     """The values of a file.
 
     Raises:
-        KeyError, TypeError, ValueError: If they are not what was written.
+        KeyError, TypeError, ValueError, OverflowError: If they are not what was written.
     """
     found: dict[str, object] = dict(content)
     names, tiles = found["classes"], found["tiles"]

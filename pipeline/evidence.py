@@ -13,6 +13,7 @@ from pipeline import (
     area_estimates,
     bootstrap,
     confusion,
+    consistency,
     diagnosis,
     evaluation,
     geotiff,
@@ -21,6 +22,8 @@ from pipeline import (
 from pipeline.area_estimates import AreaEstimates
 from pipeline.changes import ChangeTables
 from pipeline.compute_costs import Benchmark, read_benchmark
+from pipeline.confusion import ConfusionMatrix
+from pipeline.consistency import JudgedSheet
 from pipeline.errors import InputError
 from pipeline.evaluation import TileScore
 from pipeline.ground_blocks import BlockMatrices, read_blocks
@@ -86,12 +89,16 @@ def report_data(
         seed: Of the bootstrap.
 
     Raises:
-        InputError: If a file that the report needs is missing or is of other classes.
+        InputError: If a file that the report needs is missing or is of other classes, or if
+            files of the test ground do not fit together.
     """
     card = read_json(paths.card)
     pixel_width, pixel_height = card["pixel_size"]
     judging = judging or EvaluationSettings()
-    reports = [_sheet(paths, sheet, blocks) for sheet in sheets.values()]
+    read = [_sheet(paths, sheet, blocks) for sheet in sheets.values()]
+    squares, judged = _squares(paths, [one for _, one in read if one is not None])
+    consistency.check(judged, classes.names)
+    reports = [report for report, _ in read]
     pictured = _pictured(reports)
     reports = [
         replace(report, thumbnails=_thumbnails(paths, sheets[report.name], cleaned))
@@ -99,8 +106,6 @@ def report_data(
         else report
         for report in reports
     ]
-    judged = [report.name for report in reports if report.matrix]
-    squares = _squares(paths, judged)
     return ReportData(
         run=paths.name,
         names=classes.names,
@@ -154,9 +159,11 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: If it is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(_text(path))
+        content = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is not JSON ({error}).", remedy="Run its rule again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no keys with values.", remedy="Run its rule again.")
     return content
 
 
@@ -202,7 +209,7 @@ def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]
     ]
 
 
-def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
+def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> tuple[SheetReport, JudgedSheet | None]:
     labels = matrix = checked = judged = None
     if sheet.split != "map":
         counts = read_json(paths.label_counts(sheet.name))
@@ -214,8 +221,8 @@ def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
         path = paths.evaluation(sheet.name)
         if path.exists():
             judged = evaluation.from_json(_text(path), str(path))
-    window = geotiff.read_grid(sheet.orthophoto).window
-    return SheetReport(
+    grid = geotiff.read_grid(sheet.orthophoto)
+    report = SheetReport(
         sheet.name,
         "blocks" if blocks and sheet.split != "map" else sheet.split,
         sheet.year,
@@ -225,8 +232,11 @@ def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> SheetReport:
         checked["problems"] if checked is not None else None,
         checked["polygons"] if checked is not None else 0,
         judged if judged and judged.pixels else None,
-        window.height * window.width,
+        grid.height * grid.width,
     )
+    if matrix is None:
+        return report, None
+    return report, JudgedSheet(sheet.name, matrix, judged, pixel_side=grid.pixel_width)
 
 
 def _pictured(sheets: Sequence[SheetReport]) -> set[str]:
@@ -235,21 +245,34 @@ def _pictured(sheets: Sequence[SheetReport]) -> set[str]:
     return {sheet.name for sheet in ranked[:PICTURED_SHEETS]}
 
 
-def _squares(paths: RunPaths, judged: Sequence[str]) -> list[BlockMatrices]:
-    """Matrices of the squares of all test ground; none where those of a sheet are missing."""
-    files = [paths.block_matrices(name) for name in judged]
+def _squares(
+    paths: RunPaths, judged: Sequence[JudgedSheet]
+) -> tuple[list[BlockMatrices], list[JudgedSheet]]:
+    """Matrices of the squares of all test ground; none where those of a sheet are missing.
+
+    Returns:
+        The matrices, and the sheets with the sums of theirs.
+    """
+    files = {one.name: paths.block_matrices(one.name) for one in judged if one.matrix.pixels}
     # Intervals of half of the ground would be of another number than the one they stand beside.
-    if not all(path.exists() for path in files):
-        return []
+    if not all(path.exists() for path in files.values()):
+        return [], list(judged)
     found: list[BlockMatrices] = []
+    told = {one.name: one for one in judged}
     times = 1
-    for path in files:
-        found.append(read_blocks(path).coarser(times))
+    for name, path in files.items():
+        squares = read_blocks(path)
+        told[name] = replace(
+            told[name],
+            squares=ConfusionMatrix(squares.names, squares.counts.sum(axis=0)),
+            square_side=squares.side_m,
+        )
+        found.append(squares.coarser(times))
         # Not for ever: one square of each of very many sheets may be too much, and then has to do.
         while sum(blocks.counts.nbytes for blocks in found) > SQUARES_BYTES and times < 2**12:
             times *= 2
             found = [blocks.coarser(2) for blocks in found]
-    return [blocks for blocks in found if len(blocks.places)]
+    return [blocks for blocks in found if len(blocks.places)], list(told.values())
 
 
 def _agreement(paths: RunPaths, sheets: Sequence[SheetReport]) -> AgreementCounts | None:
@@ -331,3 +354,5 @@ def _text(path: Path) -> str:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}).", remedy="Run its rule first."
         ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text.", remedy="Run its rule again.") from error

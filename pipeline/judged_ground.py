@@ -7,7 +7,7 @@ weigh twice in every sum over sheets: the sheet that comes first in the sheets t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -16,11 +16,19 @@ from pipeline.nomenclature import Nomenclature
 from pipeline.sheets import Sheet
 from pipeline.tiling import Ground, read_test_ground
 
+GridOf = Callable[[str], PixelGrid]
+"""Gives the pixel grid of the sheet of a name, or raises InputError."""
+
 
 def read_judged_ground(
-    ground: Path, grid: PixelGrid, classes: Nomenclature, sheets: Mapping[str, Sheet], sheet: str
+    ground: Path,
+    grid: PixelGrid,
+    classes: Nomenclature,
+    sheets: Mapping[str, Sheet],
+    sheet: str,
+    grid_of: GridOf,
 ) -> list[Window]:
-    """Read where a sheet is judged; no other sheet's raster is opened.
+    """Read where a sheet is judged.
 
     Args:
         ground: The ground file of the run's plan.
@@ -28,25 +36,27 @@ def read_judged_ground(
         classes: The training classes.
         sheets: The sheets table.
         sheet: Name of the sheet.
+        grid_of: The grid of another sheet. It is asked for where the file does not say where
+            ground is, being of an older version: to plan anew would be to train anew.
 
     Returns:
         As :func:`judged_ground`.
 
     Raises:
-        InputError: If the file is missing, damaged, made with other classes, or made by an older
-            version that did not write where the ground of several test sheets is.
+        InputError: If the file is missing, damaged or made with other classes, or if neither it
+            nor a grid says where the ground of earlier sheets is.
     """
     parts = read_test_ground(ground, classes, grid.bounds)
+    own = [part for part in parts if part.sheet == sheet]
+    if not own:
+        return []
     before = _before(sheets, sheet)
-    nowhere = dict.fromkeys(p.sheet for p in parts if p.sheet in before and p.bounds is None)
-    if nowhere and any(part.sheet == sheet for part in parts):
-        raise InputError(
-            f"{ground}: does not say where the test ground of other sheets is, so that what they "
-            f"have in common with sheet {sheet} would count twice.",
-            [f"sheet {name}" for name in nowhere],
-            "It is of an older version. Run tile_plan again.",
-        )
-    return judged_ground(parts, grid, sheets, sheet)
+    others = [part for part in parts if part.sheet in before]
+    placed = [
+        *_placed(own, ground, sheet, lambda _: grid),
+        *_placed(others, ground, sheet, grid_of),
+    ]
+    return judged_ground(placed, grid, sheets, sheet)
 
 
 def judged_ground(
@@ -94,6 +104,26 @@ def _before(sheets: Mapping[str, Sheet], sheet: str) -> set[str]:
         if other.year == sheets[sheet].year:
             found.add(name)
     raise ValueError(f"the sheets table has no sheet {sheet!r}")
+
+
+def _placed(parts: Iterable[Ground], ground: Path, sheet: str, grid_of: GridOf) -> Iterator[Ground]:
+    """Ground with its place; what the file of ground does not say, the sheets' grids do."""
+    parts, grids, wrong = list(parts), {}, []
+    for name in dict.fromkeys(part.sheet for part in parts if part.bounds is None):
+        try:
+            grids[name] = grid_of(name)
+        except InputError as error:
+            wrong.append(f"sheet {name}: {error.what}")
+    if wrong:
+        raise InputError(
+            f"{ground}: does not say where the ground of other sheets is, and nor do their "
+            f"labels, so that what they have in common with sheet {sheet} would count twice.",
+            wrong,
+            "It is of an older version. Run label_raster for these sheets again.",
+        )
+    for part in parts:
+        name = part.sheet
+        yield Ground.on(grids[name], name, part.window, part.split) if name in grids else part
 
 
 def _pixels_of(part: Ground, grid: PixelGrid) -> Window | None:

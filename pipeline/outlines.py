@@ -7,8 +7,10 @@ overall accuracy says.
 An outline runs between two pixels. An outline pixel is one with a pixel of another class above,
 below, left or right of it; pixels that are masked (255) make no outline. Distances are Euclidean,
 in pixels, between the centres of pixels, to the nearest outline pixel: an outline pixel has
-distance 0, and a pixel at distance d lies d + 0.5 px behind a straight outline. An outline may be
-hidden under masked pixels: near them, distances are upper bounds.
+distance 0, and a pixel at distance d lies d + 0.5 px behind a straight outline. Outlines of labels
+that are not judged themselves count too: a pixel at the edge of judged ground may be near one. An
+outline may be hidden under masked pixels or lie beyond the sheet: near these, distances are upper
+bounds.
 """
 
 from __future__ import annotations
@@ -127,6 +129,7 @@ class OutlineCounts:
         mapped: NDArray[np.uint8],
         classes: int,
         tolerance_px: int,
+        labels: NDArray[np.uint8] | None = None,
     ) -> OutlineCounts:
         """Those of one window, of which the surroundings are known.
 
@@ -136,21 +139,29 @@ class OutlineCounts:
             mapped: Class ids of the map at the same pixels; 255 where it has no data.
             classes: Number of classes.
             tolerance_px: Pixels that an outline pixel may lie off and still be met.
+            labels: Class ids of the same pixels, of those that are not judged too; distances are
+                to the outlines of these. The reference where left out.
 
         Raises:
             ValueError: If the shapes differ, or an id is neither a class nor 255.
         """
         halo = reach(tolerance_px)
         rows, cols = (side - 2 * halo for side in reference.shape)
-        if reference.shape != mapped.shape or min(rows, cols) < 1:
-            raise ValueError(
-                f"{reference.shape} and {mapped.shape} pixels: the same, with {halo} on each side"
-            )
+        labels = reference if labels is None else labels
+        shapes = {reference.shape, mapped.shape, labels.shape}
+        if len(shapes) > 1 or min(rows, cols) < 1:
+            raise ValueError(f"{sorted(shapes)} pixels: the same, with {halo} on each side")
         total = cls.empty(classes, tolerance_px)
         for row in range(0, rows, _PART[0]):
             for col in range(0, cols, _PART[1]):
                 part = np.s_[row : row + _PART[0] + 2 * halo, col : col + _PART[1] + 2 * halo]
-                total += _part_counts(reference[part], mapped[part], classes, tolerance_px)
+                total += _part_counts(
+                    reference[part],
+                    mapped[part],
+                    None if labels is reference else labels[part],
+                    classes,
+                    tolerance_px,
+                )
         return total
 
     @property
@@ -219,7 +230,11 @@ def outline_pixels(ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _part_counts(
-    reference: NDArray[np.uint8], mapped: NDArray[np.uint8], classes: int, tolerance_px: int
+    reference: NDArray[np.uint8],
+    mapped: NDArray[np.uint8],
+    labels: NDArray[np.uint8] | None,
+    classes: int,
+    tolerance_px: int,
 ) -> OutlineCounts:
     """Counts of a part of a window with its surroundings; see :meth:`OutlineCounts.of`."""
     halo = reach(tolerance_px)
@@ -231,7 +246,8 @@ def _part_counts(
     said = np.where(reference == IGNORE, np.uint8(IGNORE), mapped)
     true_outlines, said_outlines = outline_pixels(reference), outline_pixels(said)
 
-    bins = _BIN.take(squared_distances(true_outlines, halo, DISTANCES[-1]))
+    near_to = true_outlines if labels is None else outline_pixels(labels)
+    bins = _BIN.take(squared_distances(near_to, halo, DISTANCES[-1]))
     true = np.where(unknown, np.uint8(IGNORE), reference)[inner]
     right = np.where(said == reference, said, np.uint8(IGNORE))[inner]
     every, hits = pair_counts(true, bins)[:IGNORE], pair_counts(right, bins)[:IGNORE]

@@ -57,8 +57,8 @@ def _outlines(data: ReportData) -> Mapping[str, Any] | None:
         return None
     found = data.evaluation.outlines
     boundary = found.boundary_f()
-    near = near_outlines(found) or (math.nan,) * 4
-    keys = ("share_near", "accuracy_near", "accuracy_inside", "share_of_errors_near")
+    near = near_outlines(found) or (*(math.nan,) * 4, None)
+    keys = ("share_near", "accuracy_near", "accuracy_inside", "share_of_errors_near", "near_px")
     return {
         "tolerance_px": found.tolerance_px,
         **{key: _null(value) for key, value in zip(keys, near, strict=True)},

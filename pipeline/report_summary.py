@@ -6,6 +6,7 @@ A term of the field stands behind what it means, in brackets.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ CLOSE = 0.02
 
 
 def summary(data: ReportData) -> list[str]:
-    """The result in plain sentences, eight at most."""
+    """The result in plain sentences, nine at most."""
     if not data.matrix or not data.scores:
         return [
             "No labelled test ground was compared with the map, so this report says nothing "
@@ -71,12 +72,29 @@ def target_text(data: ReportData) -> str:
     return f"{100 * data.target_accuracy:.4g}{THIN}%"
 
 
-def near_outlines(outlines: OutlineCounts) -> tuple[float, float, float, float] | None:
-    """Where the errors are: near outlines, within the tolerance, or inside.
+class NearOutlines(NamedTuple):
+    """Where the errors are.
 
-    Returns:
-        Share of the ground that lies near, accuracy near, accuracy inside, and share of all
-        errors that lie near; None where either has no pixels.
+    Attributes:
+        ground: Share of the ground that lies near outlines.
+        accuracy: Accuracy there.
+        inside: Accuracy of the rest.
+        errors: Share of all errors that lie near; NaN without any.
+        within_px: How far is near, in pixels.
+    """
+
+    ground: float
+    accuracy: float
+    inside: float
+    errors: float
+    within_px: int
+
+
+def near_outlines(outlines: OutlineCounts) -> NearOutlines | None:
+    """Where the errors are: near outlines, or inside; None where either has no pixels.
+
+    Near is up to the tolerance, or where no bin of distances ends there, up to the last edge of
+    one before it.
     """
     bins = sum(edge <= outlines.tolerance_px for edge in DISTANCES)
     by_distance = outlines.by_distance.sum(axis=0)
@@ -86,11 +104,12 @@ def near_outlines(outlines: OutlineCounts) -> tuple[float, float, float, float] 
     if not near or not inside:
         return None
     errors = wrong + wrong_inside
-    return (
+    return NearOutlines(
         near / (near + inside),
         right / near,
         right_inside / inside,
         wrong / errors if errors else math.nan,
+        DISTANCES[bins - 1],
     )
 
 
@@ -107,7 +126,13 @@ def _accuracy(data: ReportData, scores: Scores) -> list[str]:
             f"; for ground of this kind as a whole that share lies between {percent(low)} and "
             f"{percent(high)} (95{THIN}% interval, from how much places of the test ground differ)"
         )
-    return [sentence + "."]
+    sentences = [sentence + "."]
+    if data.intervals and math.isnan(data.intervals.overall_accuracy.low):
+        sentences.append(
+            f"The test ground has too few squares of ground ({data.intervals.blocks}) for an "
+            "interval."
+        )
+    return sentences
 
 
 def _by_class(matrix: ConfusionMatrix, scores: Scores) -> list[str]:
@@ -163,8 +188,8 @@ def _outlines(data: ReportData) -> list[str]:
     found = near_outlines(data.evaluation.outlines) if data.evaluation else None
     if not data.evaluation or found is None:
         return []
-    ground, near, inside, errors = found
-    within = plural(data.evaluation.outlines.tolerance_px, "pixel")
+    ground, near, inside, errors, edge = found
+    within = plural(edge, "pixel")
     sentence = (
         f"Within {within} of an outline of SIOSE’s polygons ({percent(ground)} of the ground) it "
         f"is right on {percent(near)}, farther inside on {percent(inside)}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.confusion import ConfusionMatrix, from_json
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SettingsError
 from pipeline.numerals import NONE, count
 
 
@@ -55,9 +55,17 @@ def read_sum(files: Sequence[Path]) -> ConfusionMatrix:
         files: ``confusion/{sheet}.json`` of any run, one or more.
 
     Raises:
+        SettingsError: If a file is named twice: its pixels would count twice.
         InputError: Naming all files that cannot be read, or all that have other classes than
             most of them (than the first, where none are more).
     """
+    times = Counter(file.resolve() for file in files)
+    if twice := [str(file) for file, number in times.items() if number > 1]:
+        raise SettingsError(
+            "Matrices that are named more than once would count more than once.",
+            twice,
+            "Name each file once.",
+        )
     matrices, wrong = [], []
     for file in files:
         try:

@@ -44,13 +44,17 @@ def distances(marked: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def reckoned(
-    reference: NDArray[np.uint8], mapped: NDArray[np.uint8], classes: int, tolerance: int
+    reference: NDArray[np.uint8],
+    mapped: NDArray[np.uint8],
+    classes: int,
+    tolerance: int,
+    labels: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What OutlineCounts holds: by distance, and boundary."""
+    """What OutlineCounts holds: by distance (to outlines of all labels), and boundary."""
     said = np.where(reference == 255, 255, mapped)
     unknown = (reference == 255) | (mapped == 255)
     true_lines, said_lines = outlines(reference), outlines(said)
-    away = distances(true_lines)
+    away = distances(true_lines if labels is None else outlines(labels))
     by_distance = np.zeros((classes, len(EDGES) + 1, 2), np.int64)
     boundary = np.zeros((classes, 4), np.int64)
     # A rim of unknown pixels around: what lies beyond is not judged.

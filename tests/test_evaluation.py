@@ -152,7 +152,9 @@ def read(run: stages.Run, sheet: str) -> Evaluation:
 def test_a_sheet_is_judged_as_in_one_piece(folder: Path) -> None:
     run = opened(folder, "plain")
     found, true, said = read(run, "hill"), judged(), raw_map()
-    by_distance, boundary = reckoned(true, said, 3, 4)
+    by_distance, boundary = reckoned(true, said, 3, 4, labels())
+    off_the_ground = reckoned(true, said, 3, 4)[0] != by_distance
+    assert off_the_ground.any(axis=(0, 2)).all()  # outlines beyond the ground matter in each bin
     np.testing.assert_array_equal(found.outlines.by_distance, by_distance)
     np.testing.assert_array_equal(found.outlines.boundary, boundary)
     assert found.calibration == Calibration.of(true, said, per_cent(), 3)
@@ -236,6 +238,23 @@ def test_without_confidence_all_pixels_are_unknown(folder: Path) -> None:
     assert json.loads(run.paths.evaluation("hill").read_text("utf-8"))["scores"]["ece"] is None
 
 
+def test_the_log_says_what_is_known(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    text = (folder / "plain.yaml").read_text("utf-8")
+    text = text.replace("{run:", "{mapping: {confidence: false}, run:")
+    (folder / "bare.yaml").write_text(text, "utf-8")
+    for name, sheet in (("bare", "hill"), ("plain", "hill"), ("plain", "dale")):
+        stages.evaluation(opened(folder, name), sheet)
+    found = read(opened(folder, "plain"), "hill")
+    ece, mean = 100 * found.calibration.ece(), 100 * found.outlines.boundary_f().mean
+    assert [r.getMessage() for r in caplog.records if r.name == "pipeline.stages.evaluation"] == [
+        f"sheet hill: {found.pixels} pixels judged, mean boundary F-score {mean:.1f} %",
+        f"sheet hill: {found.pixels} pixels judged, expected calibration error {ece:.1f} %, "
+        f"mean boundary F-score {mean:.1f} %",
+        "sheet dale: no test ground of its own",
+    ]
+
+
 def test_a_sheet_without_test_ground_has_empty_counts(folder: Path) -> None:
     run = opened(folder, "plain")
     call = ["evaluation", "--config", str(folder / "plain.yaml"), "--sheet", "dale"]
@@ -305,6 +324,7 @@ def test_json_comes_back() -> None:
         ("distance_edges_px", [1, 2], "other bins"),
         ("tolerance_px", None, "whole numbers"),
         ("boundary", [[1, 2]], "counts of shapes"),
+        ("boundary", [[10**30] * 4] * 3, "fit together"),
         ("calibration", [{"wrong": [1], "right": [1]}], "cannot reshape"),
         ("tiles", [{"sheet": "a"}], "fit together"),
     ],

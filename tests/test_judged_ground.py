@@ -55,6 +55,11 @@ def whole(name: str, pixels: PixelGrid, split: str = "test") -> Ground:
     return Ground.on(pixels, name, pixels.window, split)
 
 
+def no_raster(name: str) -> PixelGrid:
+    """Where a test wants no other sheet's raster to be opened."""
+    raise InputError(f"{name}.tif: there is no such file.")
+
+
 def covered(windows: list[Window], within: PixelGrid) -> NDArray[np.int64]:
     """How often each pixel is in a window."""
     times = np.zeros((within.height, within.width), np.int64)
@@ -195,13 +200,13 @@ def test_ground_is_read_without_opening_other_sheets(tmp_path: Path, classes: No
     path = tmp_path / "ground.parquet"
     write_plan(TilePlan((), ground, classes.fingerprint, 32), tmp_path / "plan.parquet", path)
     table = sheets_of("far", "a", "b")
-    assert read_judged_ground(path, SECOND, classes, table, "b") == [
+    assert read_judged_ground(path, SECOND, classes, table, "b", no_raster) == [
         Window(2, 0, 4, 3),
         Window(0, 3, 6, 1),
     ]
 
 
-def test_a_plan_that_does_not_say_where_ground_is_does_for_one_sheet_only(
+def test_where_a_plan_does_not_say_where_ground_is_the_sheets_grids_do(
     tmp_path: Path, classes: Nomenclature
 ) -> None:
     ground = tuple(
@@ -219,12 +224,18 @@ def test_a_plan_that_does_not_say_where_ground_is_does_for_one_sheet_only(
     for columns in (old.column_names, [name for name in names if name != "x_max"]):
         pyarrow.parquet.write_table(old.select(columns), path)
         for table in (sheets_of("t", "a", "b"), sheets_of("t", "a", "b", a=2005, b=2010)):
-            assert read_judged_ground(path, FIRST, classes, table, "a") == [Window(0, 0, 6, 4)]
-        assert read_judged_ground(path, SECOND, classes, table, "b") == [Window(0, 0, 6, 4)]
+            found = read_judged_ground(path, FIRST, classes, table, "a", no_raster)
+            assert found == [Window(0, 0, 6, 4)]
+        found = read_judged_ground(path, SECOND, classes, table, "b", no_raster)
+        assert found == [Window(0, 0, 6, 4)]
+        table = sheets_of("t", "a", "b")
+        found = read_judged_ground(path, SECOND, classes, table, "b", {"a": FIRST}.__getitem__)
+        assert found == [Window(2, 0, 4, 3), Window(0, 3, 6, 1)]
+        assert read_judged_ground(path, FIRST, classes, table, "t", no_raster) == []
         with pytest.raises(InputError, match="does not say where") as caught:
-            read_judged_ground(path, SECOND, classes, sheets_of("t", "a", "b"), "b")
-        assert "sheet a" in str(caught.value)
-        assert "tile_plan" in str(caught.value)
+            read_judged_ground(path, SECOND, classes, table, "b", no_raster)
+        assert "sheet a: a.tif: there is no such file." in str(caught.value)
+        assert "Run label_raster" in str(caught.value)
 
 
 # The stage
@@ -264,7 +275,19 @@ def run(tmp_path: Path) -> stages.Run:
     return opened
 
 
-def test_matrices_of_overlapping_sheets_count_common_ground_once(run: stages.Run) -> None:
+def older(path: Path) -> None:
+    """Make of a file of ground one of a version that did not write where ground is."""
+    told = pyarrow.parquet.read_table(path)
+    places = ("crs", "x_min", "y_min", "x_max", "y_max")
+    pyarrow.parquet.write_table(told.drop_columns(list(places)), path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_matrices_of_overlapping_sheets_count_common_ground_once(
+    run: stages.Run, old: bool
+) -> None:
+    if old:
+        older(run.paths.ground)
     total = ConfusionMatrix.empty(run.nomenclature.names)
     for name in ("a", "b"):
         stages.confusion(run, name)

@@ -109,6 +109,25 @@ def test_outlines_near_a_mask_or_an_edge_are_not_judged() -> None:
     np.testing.assert_array_equal(counted(masked, reference, 2, 3).boundary, [[14] * 4, [15] * 4])
 
 
+def test_outlines_beyond_the_ground_are_near_and_are_not_judged() -> None:
+    """A row of 80 pixels of which the first 30 are judged, with an outline behind pixel 39."""
+    labels = np.repeat(np.array([0, 1], np.uint8), 40)[None]
+    reference = labels.copy()
+    reference[0, 30:] = 255
+    halo = reach(3)
+    true, said, every = (
+        np.pad(ids, halo, constant_values=255) for ids in (reference, labels, labels)
+    )
+    found = OutlineCounts.of(true, said, 2, 3, every)
+    # Distances of pixels 0 to 29 to pixel 39: 10 to 39. Up to 10, 12, 16, 24, 32, more.
+    assert found.by_distance[0, :, 1].tolist() == [0] * 7 + [1, 2, 4, 8, 8, 7]
+    assert found.by_distance.sum() == 30
+    assert found.boundary.sum() == 0
+    assert OutlineCounts.of(true, said, 2, 3).by_distance[0, -1].tolist() == [0, 30]
+    with pytest.raises(ValueError, match="the same, with 33 on each side"):
+        OutlineCounts.of(true, said, 2, 3, every[1:])
+
+
 @pytest.mark.parametrize(
     ("classes", "tolerance", "masked"), [(3, 1, 0.1), (3, 3, 0.1), (11, 4, 0.1), (2, 32, 0.0)]
 )

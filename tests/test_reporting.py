@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
 import re
 import shutil
@@ -17,20 +18,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import diagnosis, evidence, labels, reporting
+from pipeline import bootstrap, diagnosis, evidence, labels, reporting
 from pipeline.calibration import LEVELS, Calibration
 from pipeline.compute_costs import read_benchmark
 from pipeline.confusion import ConfusionMatrix
+from pipeline.consistency import JudgedSheet
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.ground_blocks import BlockMatrices, write_blocks
 from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
+from pipeline.outlines import BINS, DISTANCES, OutlineCounts
 from pipeline.paths import RunPaths
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
-from pipeline.report_summary import summary
+from pipeline.report_scores import scores_json
+from pipeline.report_summary import near_outlines, summary
 from pipeline.reporting import REASONS, render_report
 from pipeline.thumbnails import SheetThumbnails, data_uri
-from tests.report_values import COLORS, LABEL, NAMES, full_report, thumbnails
+from tests.report_values import COLORS, LABEL, NAMES, SQUARES, full_report, thumbnails
 
 SHEET = "0722<img src=x onerror=alert(1)>"
 
@@ -544,13 +548,60 @@ def test_squares_of_too_much_ground_are_put_together(
         blocks = BlockMatrices(("x",), places, "EPSG:25830", counts, 128.0)
         paths.block_matrices(name).parent.mkdir(exist_ok=True)
         write_blocks(blocks, paths.block_matrices(name))
-    assert [len(found.places) for found in evidence._squares(paths, ["a", "b"])] == [4, 4]
+    matrix = ConfusionMatrix(("x",), np.array([[4]]))
+    judged = [JudgedSheet(name, matrix) for name in ("a", "b")]
+    found, told = evidence._squares(paths, judged)
+    assert [len(blocks.places) for blocks in found] == [4, 4]
+    assert [(one.name, one.squares, one.square_side) for one in told] == [
+        ("a", matrix, 128.0),
+        ("b", matrix, 128.0),
+    ]
     monkeypatch.setattr(evidence, "SQUARES_BYTES", 5 * 8)
-    first, second = evidence._squares(paths, ["a", "b"])
+    first, second = evidence._squares(paths, judged)[0]
     assert first.side_m == second.side_m == 256.0
     assert second.places.tolist() == [[2, 0], [3, 0]]
     assert second.counts.ravel().tolist() == [2, 2]
-    assert evidence._squares(paths, ["a", "b", "c"]) == [], "half of the ground is not all of it"
+    more = [*judged, JudgedSheet("c", matrix)]
+    assert evidence._squares(paths, more) == ([], more), "half of the ground is not all of it"
+
+
+def test_what_is_no_text_or_no_mapping_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    for content, message in ((b"[]", "no keys"), (b"\xff\xfe", "is not text"), (b"{", "not JSON")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            evidence.read_json(path)
+
+
+@pytest.mark.parametrize(("tolerance", "edge"), [(3, 3), (7, 6), (9, 8), (31, 24), (32, 32)])
+def test_near_outlines_is_as_far_as_bins_are_summed(tolerance: int, edge: int) -> None:
+    by_distance = np.zeros((3, BINS, 2), np.int64)
+    by_distance[0, :, 1] = 1
+    counts = OutlineCounts(by_distance, np.zeros((3, 4), np.int64), tolerance)
+    near = near_outlines(counts)
+    assert near
+    assert near.within_px == edge
+    assert near.ground == (DISTANCES.index(edge) + 1) / BINS
+    data = full_report()
+    (sheet,) = data.sheets
+    assert sheet.evaluation
+    judged = replace(sheet.evaluation, outlines=counts)
+    data = replace(data, sheets=[replace(sheet, evaluation=judged)])
+    assert summary(data)[4].startswith(f"Within {edge} pixels of an outline")
+    assert f"lies within {edge} pixels of an outline" in render_report(data)
+    assert json.loads(scores_json(data))["outlines"]["near_px"] == edge
+
+
+def test_too_few_squares_for_an_interval_are_told() -> None:
+    data = full_report()
+    assert "There are 2 squares only" in render_report(data)
+    blocks = BlockMatrices(NAMES, np.array([[0, 0], [1, 0]]), "EPSG:25830", SQUARES, 128.0)
+    few = replace(data, intervals=bootstrap.intervals([blocks], 200, 0))
+    told = summary(few)
+    assert told[1] == "The test ground has too few squares of ground (2) for an interval."
+    text = render_report(few)
+    assert "There are no 95 % intervals: the test ground has too few squares of 128 m (2)" in text
+    assert "The small numbers are" not in text
 
 
 def test_sheets_with_test_ground_come_first_into_the_pictures() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.confusion import ConfusionMatrix
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SettingsError
 from pipeline.study_tables import read_sum, study_csv, study_table, tesela_table
 
 # As the study published them: rows predicted, columns real.
@@ -84,6 +84,16 @@ def test_files_add_up(tmp_path: Path) -> None:
     files = [saved(tmp_path / f"{i}.json", one) for i in range(3)]
     assert read_sum(files) == one + one + one
     assert read_sum(files[:1]) == one
+
+
+def test_a_file_counts_once(tmp_path: Path) -> None:
+    one = saved(tmp_path / "a.json", STUDY)
+    (tmp_path / "link.json").symlink_to(one)
+    again = [one, tmp_path / "link.json"], [one, tmp_path / "x" / ".." / "a.json"]
+    for files in again:
+        with pytest.raises(SettingsError, match="more than once") as caught:
+            read_sum(files)
+        assert caught.value.items == (str(one.resolve()),)
 
 
 def test_all_files_of_other_classes_are_named(tmp_path: Path) -> None:

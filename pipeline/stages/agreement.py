@@ -124,7 +124,10 @@ def _count(run: Run, sheet: str, grid: PixelGrid, polygons: int, threads: int) -
         return count_polygons(
             source, index.read_band, polygons, threads, passed,
             min_confidence=run.settings.evaluation.min_confidence,
-            judged=read_judged_ground(paths.ground, grid, classes, run.sheets, sheet),
+            judged=read_judged_ground(
+                paths.ground, grid, classes, run.sheets, sheet,
+                lambda name: geotiff.read_grid(paths.label_raster(name)),
+            ),
             grounds=[[p.window for p in parts if p.split == split] for split in SPLITS],
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from pipeline.class_rasters import (
 )
 from pipeline.confusion import ConfusionMatrix
 from pipeline.evaluation import Evaluation
-from pipeline.grid import Window
+from pipeline.grid import PixelGrid, Window
 from pipeline.ground_blocks import BlockMatrices, square_counts
 from pipeline.judged_ground import read_judged_ground
 from pipeline.nomenclature import IGNORE
@@ -44,7 +44,7 @@ def confusion(run: Run, sheet: str, threads: int = 1) -> None:
     run.labelled_sheet(sheet)
     classes, paths = run.nomenclature, run.paths
     grid = geotiff.read_grid(paths.label_raster(sheet))
-    ground = read_judged_ground(paths.ground, grid, classes, run.sheets, sheet)
+    ground = _judged_ground(run, grid, sheet)
     total = ConfusionMatrix.empty(classes.names)
     delivered = paths.delivered_map(sheet, run.settings.cleaning.asked)
     with (
@@ -85,7 +85,7 @@ def evaluation(run: Run, sheet: str, threads: int = 1) -> None:
     run.labelled_sheet(sheet)
     classes, paths, settings = run.nomenclature, run.paths, run.settings
     grid = geotiff.read_grid(paths.label_raster(sheet))
-    ground = read_judged_ground(paths.ground, grid, classes, run.sheets, sheet)
+    ground = _judged_ground(run, grid, sheet)
     tolerance, side = settings.evaluation.boundary_px, settings.evaluation.block_px
     halo, size = reach(tolerance), len(classes)
     total = Evaluation.empty(classes.names, tolerance)
@@ -106,7 +106,8 @@ def evaluation(run: Run, sheet: str, threads: int = 1) -> None:
         def judged(window: Window) -> tuple[Evaluation, list[TileRow], Matrices]:
             seen = window.grown(halo)
             inner = window.slices(seen)
-            true = _on_ground(_around(labels.read, seen, grid.window), seen, ground)
+            every = _around(labels.read, seen, grid.window)
+            true = _on_ground(every, seen, ground)
             if (true[inner] == IGNORE).all():
                 return Evaluation.empty(classes.names, tolerance), [], {}
             said = _around(mapped.read_band, seen, grid.window)
@@ -116,7 +117,7 @@ def evaluation(run: Run, sheet: str, threads: int = 1) -> None:
                 if raw is not None:
                     sure[_around(raw.read_band, seen, grid.window) != said] = IGNORE
             return (
-                Evaluation.of(classes.names, true, said, sure, tolerance),
+                Evaluation.of(classes.names, true, said, sure, tolerance, every),
                 tiles.count(window, true[inner], said[inner]),
                 square_counts(window, true[inner], said[inner], cuts, size),
             )
@@ -135,15 +136,27 @@ def evaluation(run: Run, sheet: str, threads: int = 1) -> None:
         draft.write_text(total.as_json(), encoding="utf-8")
         ground_blocks.write_blocks(squares, beside)
     if total.pixels:
-        log.info(
-            "sheet %s: calibration error %.1f %%, outlines met %.1f %% of %d pixels",
-            sheet,
-            100 * total.calibration.ece(),
-            100 * total.outlines.boundary_f().mean,
-            total.pixels,
-        )
+        shares = {
+            "expected calibration error": total.calibration.ece(),
+            "mean boundary F-score": total.outlines.boundary_f().mean,
+        }
+        told = [
+            f"{what} {100 * share:.1f} %" for what, share in shares.items() if not math.isnan(share)
+        ]
+        log.info("sheet %s: %s", sheet, ", ".join([f"{total.pixels} pixels judged", *told]))
     else:
         log.info("sheet %s: no test ground of its own", sheet)
+
+
+def _judged_ground(run: Run, grid: PixelGrid, sheet: str) -> list[Window]:
+    return read_judged_ground(
+        run.paths.ground,
+        grid,
+        run.nomenclature,
+        run.sheets,
+        sheet,
+        lambda name: geotiff.read_grid(run.paths.label_raster(name)),
+    )
 
 
 def _around(
