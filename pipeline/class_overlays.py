@@ -89,7 +89,7 @@ def encode_overlays(
     Returns:
         The overlays of each sheet, in the order of the classes; only of classes that its labels or
         its map have where both are known. Palette PNG: nearest pixels, transparent where nothing is
-        known.
+        known, or the map is not judged.
     """
     # Whether a class is shown, and its counts, do not depend on how small the pictures get.
     found = [_occurring(sheet, classes) for sheet in sheets]
@@ -130,7 +130,7 @@ def _occurring(sheet: SheetThumbnails | None, classes: int) -> dict[int, tuple[i
     if sheet is None or sheet.mapped is None:
         return {}
     # Nothing of a pixel that either has no data for is counted.
-    pairs = pair_counts(sheet.labels, sheet.mapped)[:IGNORE, :IGNORE]
+    pairs = pair_counts(sheet.judged_labels, sheet.mapped)[:IGNORE, :IGNORE]
     labelled, mapped = pairs.sum(axis=1), pairs.sum(axis=0)
     return {
         k: (int(pairs[k, k]), int(mapped[k] - pairs[k, k]), int(labelled[k] - pairs[k, k]))
@@ -144,5 +144,5 @@ def _picture(sheet: SheetThumbnails, k: int, side: int) -> Picture:
     rows, cols = sheet.labels.shape
     scale = min(1.0, side / max(rows, cols))
     size = (max(1, round(cols * scale)), max(1, round(rows * scale)))
-    ids = overlay(nearest(sheet.labels, size), nearest(sheet.mapped, size), k)
+    ids = overlay(nearest(sheet.judged_labels, size), nearest(sheet.mapped, size), k)
     return Picture("overlay", *size, "image/png", palette_png(ids, COLORS, "overlay"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline import (
     diagnosis,
     evaluation,
     geotiff,
+    map_pictures,
     polygon_agreement,
 )
 from pipeline.area_estimates import AreaEstimates
@@ -25,16 +27,17 @@ from pipeline.compute_costs import Benchmark, read_benchmark
 from pipeline.confusion import ConfusionMatrix
 from pipeline.consistency import JudgedSheet
 from pipeline.errors import InputError
-from pipeline.evaluation import TileScore
+from pipeline.grid import PixelGrid
+from pipeline.ground_area import row_areas_m2
 from pipeline.ground_blocks import BlockMatrices, read_blocks
-from pipeline.nomenclature import IGNORE, Nomenclature
+from pipeline.map_digest import maps_digest
+from pipeline.nomenclature import Nomenclature
 from pipeline.paths import RunPaths
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
+from pipeline.report_gaps import other_classes, other_maps
 from pipeline.sections import EvaluationSettings
 from pipeline.sheets import Sheet, comparisons
-from pipeline.thumbnails import SIDE_PX, SheetThumbnails
-from pipeline.tile_pictures import TilePixels
 
 STEPS = (
     "index_values",
@@ -92,25 +95,32 @@ def report_data(
         InputError: If a file that the report needs is missing or is of other classes, or if
             files of the test ground do not fit together.
     """
-    card = read_json(paths.card)
-    pixel_width, pixel_height = card["pixel_size"]
+    card = _record(paths.card, "train", versions=dict)
     judging = judging or EvaluationSettings()
-    read = [_sheet(paths, sheet, blocks) for sheet in sheets.values()]
+    grids = {name: geotiff.read_grid(sheet.orthophoto) for name, sheet in sheets.items()}
+    read = [_sheet(paths, sheet, grids[sheet.name], blocks) for sheet in sheets.values()]
     squares, judged = _squares(paths, [one for _, one in read if one is not None])
     consistency.check(judged, classes.names)
     reports = [report for report, _ in read]
     pictured = _pictured(reports)
     reports = [
-        replace(report, thumbnails=_thumbnails(paths, sheets[report.name], cleaned))
+        replace(
+            report,
+            thumbnails=map_pictures.sheet_thumbnails(paths, sheets, report, classes, cleaned),
+        )
         if report.name in pictured
         else report
         for report in reports
     ]
+    labelled = [report.name for report in reports if report.labels]
+    pixel_m2 = _pixel_m2([grids[name] for name in labelled or grids])
+    judged_on = next((grids[report.name] for report in reports if report.matrix), None)
+    estimates, no_estimates = _estimates(paths, classes, cleaned)
     return ReportData(
         run=paths.name,
         names=classes.names,
         colors=classes.colors,
-        pixel_area=pixel_width * pixel_height,
+        pixel_area=pixel_m2,
         sheets=reports,
         settings=settings,
         curves=read_curves(paths.curves, paths.speed),
@@ -126,10 +136,11 @@ def report_data(
         versions=card["versions"],
         changes=_changes(paths, sheets),
         intervals=bootstrap.intervals(squares, judging.draws, seed) if squares else None,
-        block_m=squares[0].side_m if squares else 0.0,
+        block_m=squares[0].side_m * _unit_m(judged_on) if squares and judged_on else 0.0,
         agreement=_agreement(paths, reports),
-        estimates=_estimates(paths),
-        tiles=_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
+        estimates=estimates,
+        no_estimates=no_estimates,
+        tiles=map_pictures.shown_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
         target_accuracy=judging.target_accuracy,
     )
 
@@ -164,6 +175,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is not JSON ({error}).", remedy="Run its rule again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no keys with values.", remedy="Run its rule again.")
+    return content
+
+
+def _record(path: Path, rule: str, **kinds: type) -> dict[str, Any]:
+    """A JSON file of a rule, with the keys that it must have, each of its kind."""
+    content = read_json(path)
+    lacking = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    if lacking:
+        raise InputError(
+            f"{path}: is damaged, or of another version: it does not tell {', '.join(lacking)}.",
+            remedy=f"Run {rule} again.",
+        )
     return content
 
 
@@ -209,19 +232,22 @@ def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]
     ]
 
 
-def _sheet(paths: RunPaths, sheet: Sheet, blocks: bool) -> tuple[SheetReport, JudgedSheet | None]:
+def _sheet(
+    paths: RunPaths, sheet: Sheet, grid: PixelGrid, blocks: bool
+) -> tuple[SheetReport, JudgedSheet | None]:
     labels = matrix = checked = judged = None
     if sheet.split != "map":
-        counts = read_json(paths.label_counts(sheet.name))
+        path = paths.label_counts(sheet.name)
+        counts = _record(path, "label_raster", classes=dict, masked=dict, pixels=int)
         labels = LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
-        if paths.polygon_check_counts(sheet.name).exists():  # not where steps are run by hand
-            checked = read_json(paths.polygon_check_counts(sheet.name))
+        path = paths.polygon_check_counts(sheet.name)
+        if path.exists():  # not where steps are run by hand
+            checked = _record(path, "check_polygons", problems=dict, polygons=int)
         path = paths.confusion(sheet.name)
         matrix = confusion.from_json(_text(path), str(path))
         path = paths.evaluation(sheet.name)
         if path.exists():
             judged = evaluation.from_json(_text(path), str(path))
-    grid = geotiff.read_grid(sheet.orthophoto)
     report = SheetReport(
         sheet.name,
         "blocks" if blocks and sheet.split != "map" else sheet.split,
@@ -285,66 +311,37 @@ def _agreement(paths: RunPaths, sheets: Sequence[SheetReport]) -> AgreementCount
     return total
 
 
-def _estimates(paths: RunPaths) -> AreaEstimates | None:
+def _estimates(
+    paths: RunPaths, classes: Nomenclature, cleaned: bool
+) -> tuple[AreaEstimates | None, str]:
+    """What was estimated of the present maps, or why there is nothing, if not for want of it."""
     path = paths.area_estimates
-    return area_estimates.from_json(_text(path), str(path)) if path.exists() else None
+    if not path.exists():
+        return None, ""
+    found = area_estimates.from_json(_text(path), str(path))
+    file = path.relative_to(paths.run).as_posix()
+    if found.names != classes.names:
+        return None, other_classes(file, found.names)
+    maps = {name: paths.delivered_map(name, cleaned) for name in found.sheets}
+    if found.maps and maps_digest(maps) != found.maps:
+        return None, other_maps(file)
+    return found, ""
 
 
-def _tiles(
-    paths: RunPaths,
-    sheets: Mapping[str, Sheet],
-    reports: Sequence[SheetReport],
-    cleaned: bool,
-    most: int,
-) -> tuple[list[TilePixels], list[TilePixels]]:
-    """The worst tiles of all sheets and the best, at full resolution."""
-    found = [report.evaluation for report in reports if report.evaluation]
-    if not found:
-        return [], []
-    judged = sum(found[1:], found[0])
-
-    def pixels(tile: TileScore) -> TilePixels:
-        return _tile(paths, sheets[tile.sheet], tile, cleaned)
-
-    return list(map(pixels, judged.worst(most))), list(map(pixels, judged.best(most)))
+def _pixel_m2(grids: Sequence[PixelGrid]) -> float:
+    """Area of a pixel in m², of geographic sheets in their middle; the mean where sheets differ."""
+    areas = [_middle_m2(grid) for grid in grids]
+    return areas[0] if len(set(areas)) == 1 else sum(areas) / len(areas)
 
 
-def _tile(paths: RunPaths, sheet: Sheet, tile: TileScore, cleaned: bool) -> TilePixels:
-    orthophoto = geotiff.read_orthophoto(sheet.orthophoto)
-    with (
-        geotiff.RasterReader(orthophoto.path, orthophoto.bands[:3]) as image,
-        geotiff.RasterReader(paths.label_raster(sheet.name)) as labels,
-        geotiff.RasterReader(paths.delivered_map(sheet.name, cleaned)) as mapped,
-    ):
-        bands, valid = image.read_valid(tile.window)
-        return TilePixels(
-            sheet.name,
-            tile.window,
-            tile.accuracy,
-            bands.transpose(1, 2, 0),
-            valid,
-            labels.read_band(tile.window),
-            mapped.read_band(tile.window),
-        )
+def _middle_m2(grid: PixelGrid) -> float:
+    middle = grid.height // 2
+    return float(row_areas_m2(grid, slice(middle, middle + 1))[0])
 
 
-def _thumbnails(paths: RunPaths, sheet: Sheet, cleaned: bool) -> SheetThumbnails:
-    orthophoto = geotiff.read_orthophoto(sheet.orthophoto)
-    with geotiff.RasterReader(orthophoto.path, orthophoto.bands[:3]) as reader:
-        image = reader.thumbnail(SIDE_PX, average=True).transpose(1, 2, 0)
-        valid = reader.thumbnail_valid(SIDE_PX)
-    layers = {}
-    for name, path in (
-        ("labels", paths.label_raster(sheet.name)),
-        ("mapped", paths.delivered_map(sheet.name, cleaned)),
-        ("confidence", paths.confidence(sheet.name)),
-    ):
-        if path.exists() and (name != "labels" or sheet.split != "map"):
-            with geotiff.RasterReader(path) as reader:
-                layers[name] = reader.thumbnail(SIDE_PX)[0]
-    if "labels" not in layers:
-        layers["labels"] = (valid * 0 + IGNORE).astype("uint8")
-    return SheetThumbnails(orthophoto=image, valid=valid, **layers)
+def _unit_m(grid: PixelGrid) -> float:
+    """Metres that a unit of a sheet's coordinate system has in its middle."""
+    return math.sqrt(_middle_m2(grid) / (grid.pixel_width * grid.pixel_height))
 
 
 def _text(path: Path) -> str:

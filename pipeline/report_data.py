@@ -90,6 +90,7 @@ class ReportData:
         agreement: Shares on the map beside those of SIOSE's polygons, of all sheets; None where
             nobody compared them.
         estimates: Areas and accuracies from an interpreted sample; None where there is none.
+        no_estimates: Why there are none although a sample was assessed; empty where none was.
         tiles: Pixels of the worst tiles, worst first, and of the best, best first.
         target_accuracy: Accuracy from which on a part of the map is trusted.
 
@@ -115,6 +116,7 @@ class ReportData:
     block_m: float = 0.0
     agreement: AgreementCounts | None = None
     estimates: AreaEstimates | None = None
+    no_estimates: str = ""
     tiles: tuple[Sequence[TilePixels], Sequence[TilePixels]] = ((), ())
     target_accuracy: float = 0.95
 
@@ -161,9 +163,18 @@ class ReportData:
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
-        """Sum over the sheets; None if none was evaluated on test ground."""
+        """Sum over the sheets; None if one with judged pixels was not evaluated.
+
+        Of a part of the test ground it would stand beside scores of the whole.
+        """
         found = [sheet.evaluation for sheet in self.sheets if sheet.evaluation]
-        return sum(found[1:], found[0]) if found else None
+        return sum(found[1:], found[0]) if found and not self.unevaluated else None
+
+    @property
+    def unevaluated(self) -> list[str]:
+        """Sheets with judged pixels and no evaluation."""
+        judged = (sheet for sheet in self.sheets if sheet.matrix and sheet.matrix.pixels)
+        return [sheet.name for sheet in judged if not sheet.evaluation]
 
     @cached_property
     def steps(self) -> list[StepCost]:

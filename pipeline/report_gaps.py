@@ -6,11 +6,18 @@ the report says so where the part would stand, and so do its files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipeline.numerals import count, listed
 from pipeline.report_data import ReportData
 
 NO_TEST = "No labelled test ground was compared with the map: give a sheet the split “test”."
 NO_EVALUATION = (
-    "Nobody has looked at confidence, outlines and squares of ground yet: "
+    "Nobody has looked at confidence and outlines yet: "
+    "`python -m pipeline evaluation` does, sheet by sheet; then make the report again."
+)
+NO_SQUARES = (
+    "The scores stand without 95 % intervals: not all of the test ground was cut into squares yet. "
     "`python -m pipeline evaluation` does, sheet by sheet; then make the report again."
 )
 NO_CONFIDENCE = (
@@ -31,20 +38,63 @@ NO_ESTIMATES = (
 NO_COSTS = "Nothing was measured: the steps were run by hand, not by Snakemake."
 
 
+NAMED_SHEETS = 5
+"""So many sheets are named in a sentence."""
+
+
+def other_classes(file: str, names: Sequence[str]) -> str:
+    """Why estimates of other classes are left out.
+
+    Args:
+        file: The file of the estimates, as it is called in the run's folder.
+        names: Its classes.
+    """
+    return f"`{file}` is of other classes than the maps have now: {listed(names)}. {_remedy(file)}"
+
+
+def other_maps(file: str) -> str:
+    """Why estimates of other maps are left out."""
+    return (
+        f"`{file}` is of maps that have been made anew, or removed, since its sample was drawn, "
+        f"and says nothing of the present ones. {_remedy(file)}"
+    )
+
+
+def _remedy(file: str) -> str:
+    return (
+        "Draw another sample (`python -m pipeline sample`), interpret it in QGIS and run "
+        f"`python -m pipeline assess`; or remove `{file}`. Then make the report again."
+    )
+
+
+def _unevaluated(data: ReportData) -> str:
+    """Which of the test ground nobody has looked at."""
+    names, judged = data.unevaluated, sum(bool(s.matrix and s.matrix.pixels) for s in data.sheets)
+    if len(names) == judged:
+        return NO_EVALUATION
+    told = listed([*names[:NAMED_SHEETS], *["others"] * (len(names) > NAMED_SHEETS)])
+    return (
+        f"{count(len(names))} of the {count(judged)} sheets with test ground "
+        f"{'has' if len(names) == 1 else 'have'} no evaluation yet ({told}), and of the rest alone "
+        "nothing is told here: `python -m pipeline evaluation` makes it, sheet by sheet; then make "
+        "the report again."
+    )
+
+
 def missing(data: ReportData) -> dict[str, str]:
     """Why a part of the report is empty, in one sentence each; only the parts that are."""
     found: dict[str, str] = {}
     if not data.scores:
         found |= dict.fromkeys(("scores", "evaluation", "confidence", "outlines"), NO_TEST)
     elif not data.evaluation:
-        found |= dict.fromkeys(("evaluation", "confidence", "outlines"), NO_EVALUATION)
+        found |= dict.fromkeys(("evaluation", "confidence", "outlines"), _unevaluated(data))
     else:
         if not data.evaluation.calibration.pixels:
             found["confidence"] = NO_CONFIDENCE
         if not data.evaluation.pixels:
             found["outlines"] = NO_TEST
     if not data.intervals:
-        found["intervals"] = NO_EVALUATION if data.scores else NO_TEST
+        found["intervals"] = NO_SQUARES if data.scores else NO_TEST
     if not data.agreement:
         found |= dict.fromkeys(("agreement", "worst", "candidates"), NO_AGREEMENT)
     else:
@@ -55,7 +105,7 @@ def missing(data: ReportData) -> dict[str, str]:
         if not data.agreement.candidates:
             found["candidates"] = data.agreement.no_search or NO_CANDIDATES
     if not data.estimates:
-        found["areas"] = NO_ESTIMATES
+        found["areas"] = data.no_estimates or NO_ESTIMATES
     if not data.steps:
         found["costs"] = NO_COSTS
     return found

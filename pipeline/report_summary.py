@@ -113,6 +113,26 @@ def near_outlines(outlines: OutlineCounts) -> NearOutlines | None:
     )
 
 
+def judged_ground(data: ReportData) -> str:
+    """What a share of the map is of: the map, or of its ground that has a confidence."""
+    unknown = data.evaluation.calibration.unknown if data.evaluation else 0
+    return "the ground with a confidence" if unknown else "the map"
+
+
+def sampled_ground(data: ReportData) -> str:
+    """The ground that a sample is of, such as "1.00 ha of 2 sheets"; "" if it is not told."""
+    found = data.estimates
+    if not found or not found.sheets:
+        return ""
+    splits = {sheet.name: sheet.split for sheet in data.sheets}
+    seen = {*found.splits, *(splits.get(name, "") for name in found.sheets)}
+    # Blocks of ground are of all splits, whatever the table says of their sheets.
+    included = {"training": {"train", "blocks"}, "validation": {"val", "blocks"}}
+    kinds = [kind for kind, among in included.items() if seen & among]
+    ground = f"{hectares(found.total_m2 / 1e4)} ha of {plural(len(found.sheets), 'sheet')}"
+    return f"{ground} ({' and '.join(kinds)} ground included)" if kinds else ground
+
+
 def _accuracy(data: ReportData, scores: Scores) -> list[str]:
     sheets = sum(sheet.matrix.pixels > 0 for sheet in data.sheets if sheet.matrix)
     sentence = (
@@ -163,16 +183,19 @@ def _confidence(data: ReportData) -> list[str]:
     if not data.evaluation or not data.evaluation.calibration.pixels:
         return []
     calibration, target = data.evaluation.calibration, target_text(data)
-    trusted = calibration.trusted_share(data.target_accuracy)
+    trusted, ground = calibration.trusted_share(data.target_accuracy), judged_ground(data)
     if trusted is None:
-        trust = f"No part of the map is right on {target} of its pixels, however sure it is there"
+        trust = f"No part of {ground} is right on {target} of its pixels, however sure it is there"
     elif trusted[1] == 1:
-        trust = f"All of the map together is right on {target} of its pixels or more"
+        trust = f"All of {ground} together is right on {target} of its pixels or more"
     else:
         trust = (
-            f"{percent(trusted[1])} of the map can be trusted to be right on {target} of its "
+            f"{percent(trusted[1])} of {ground} can be trusted to be right on {target} of its "
             f"pixels: the part with a confidence of {trusted[0]}{THIN}% or more"
         )
+    if calibration.unknown:
+        every = calibration.pixels + calibration.unknown
+        trust += f" ({percent(calibration.unknown / every)} of the test ground has none)"
     said, right = calibration.mean_confidence, calibration.accuracy
     means = f"on average it says {percent(said)} and is right on {percent(right)}"
     if said - right > CLOSE:
@@ -235,24 +258,29 @@ def _areas(data: ReportData) -> list[str]:
     points = int(found.sample.sum())
     what = "points that people have interpreted" if found.source == "sample" else "reference pixels"
     low, high = found.overall_limits
-    between = f" ({percent(low)} to {percent(high)})" if found.source == "sample" else ""
+    sampled = found.source == "sample"
+    between = f" ({percent(low)} to {percent(high)})" if sampled and not math.isnan(low) else ""
+    where = sampled_ground(data)
     sentence = (
-        f"By {count(points)} {what} the map is right on {percent(found.overall)} of its area"
-        f"{between}"
+        f"By {count(points)} {what}{where and ' on '}{where} the map is right on "
+        f"{percent(found.overall)} of its area{between}"
     )
     gaps = np.nan_to_num(np.abs(found.area_m2 - found.mapped_area_m2))
+    limits = found.area_limits_m2
+    # What chance explains is not wrong; sums of areas are exact to some digits only.
+    slack = 1e-9 * found.total_m2
+    beyond = np.maximum(limits[:, 0] - found.mapped_area_m2, found.mapped_area_m2 - limits[:, 1])
+    gaps[~(beyond > slack)] = 0  # NaN is not
     number = int(gaps.argmax())
     if gaps[number] > 0:
-        least, most = (found.area_limits_m2[number] / 1e4).tolist()
-        by_sample = (
-            f"{hectares(least)} to {hectares(most)} ha by the sample"
-            if found.source == "sample"
-            else f"{hectares(found.area_m2[number] / 1e4)} ha by the reference"
-        )
+        least, most = (limits[number] / 1e4).tolist()
+        told = f"{hectares(found.area_m2[number] / 1e4)} ha by the {found.source}"
         sentence += (
             f"; the class whose area it gets most wrong is {found.names[number]}, with "
-            f"{hectares(found.mapped_area_m2[number] / 1e4)} ha on the map and {by_sample}"
-        )
+            f"{hectares(found.mapped_area_m2[number] / 1e4)} ha on the map and {told}"
+        ) + (f" ({hectares(least)} to {hectares(most)})" if sampled else "")
+    elif sampled and np.isfinite(limits).any():
+        sentence += "; no class’s area is shown to be wrong"
     return [sentence + "."]
 
 

@@ -10,11 +10,14 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -24,10 +27,19 @@ from pipeline.class_overlays import COLORS, encode_overlays
 from pipeline.compute_costs import STUDY_GIGAPIXELS, beside_the_study
 from pipeline.confusion import ConfusionMatrix
 from pipeline.numerals import area, count, duration, hectares, percent, plain
+from pipeline.paths import RunPaths
 from pipeline.report_data import ReportData
 from pipeline.report_figures import drawings
 from pipeline.report_gaps import missing
-from pipeline.report_summary import confusions, masked_reasons, near_outlines, summary, target_text
+from pipeline.report_summary import (
+    confusions,
+    judged_ground,
+    masked_reasons,
+    near_outlines,
+    sampled_ground,
+    summary,
+    target_text,
+)
 from pipeline.siose_problems import KINDS
 from pipeline.tile_pictures import encode_tiles
 
@@ -44,8 +56,8 @@ REASONS = {
 }
 """What the reasons for masking mean, for people."""
 
-SAMPLES_BYTES, THUMBNAILS_BYTES, OVERLAYS_BYTES, TILES_BYTES = 2**20, 5 * 2**20, 2**21, 3 * 2**19
-"""What pictures may take of a page that is mailed: 13 MB in all once in base64, which is a third
+SAMPLES_BYTES, THUMBNAILS_BYTES, OVERLAYS_BYTES, TILES_BYTES = 2**20, 2**22, 2**21, 3 * 2**19
+"""What pictures may take of a page that is mailed: 12 MB in all once in base64, which is a third
 more, and leaves room for the tables."""
 
 OVERLAYS = 300
@@ -55,8 +67,12 @@ STUDY_NAMES = ("forest", "rest")
 STUDY_COUNTS = ((847_682_090, 200_993_073), (297_048_081, 4_053_969_030))
 """Confusion matrix of the study of 2017 as it printed it: rows predicted, columns real."""
 
-TABLE_SHEETS = 300
+TABLE_SHEETS = 200
 """So many sheets stand in a table of the page; the files have all."""
+
+
+SHOWN_CHANGES = 20
+"""So many comparisons of years have their tables in the page; the files have all."""
 
 
 def page_environment() -> Environment:
@@ -108,50 +124,73 @@ def render_report(data: ReportData, drawn: Mapping[str, bytes] | None = None) ->
         HTML, self-contained, below 15 MB.
     """
     matrix, scores, absent = data.matrix, data.scores, missing(data)
-    environment = page_environment()
-    environment.filters["area"] = lambda pixels: area(pixels, data.pixel_area)
     judged = [(s, s.matrix.scores()) for s in data.sheets if s.matrix and s.matrix.pixels]
     ranked = sorted(judged, key=lambda pair: pair[1].overall_accuracy)[:TABLE_SHEETS]
     shown = {sheet.name for sheet, _ in ranked}
     labelled = [sheet for sheet in data.sheets if sheet.labels]
     panels = figures.PANELS if matrix and scores else ()
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        matrix=matrix,
-        scores=scores,
-        summary=summary(data),
-        missing=lambda part: absent.get(part, ""),
-        drawings=drawings(data) if drawn is None else drawn,
-        confusions=confusions(matrix) if matrix else [],
-        panels={name: figures.confusion_panel(matrix, name) for name in panels if matrix},
-        by_row=matrix.by_reference().tolist() if matrix else [],
-        by_column=matrix.by_mapped().tolist() if matrix else [],
-        study=_study(matrix) if matrix and scores else None,
-        intervals=data.intervals,
-        block_m=f"{data.block_m:.4g} m",
-        draws=data.intervals.draws if data.intervals else 0,
-        sheet_scores=[pair for pair in judged if pair[0].name in shown],
-        sheet_scores_left=len(judged) - len(shown),
-        curves=figures.curves_panels(data.curves) if data.curves else {},
-        trained=diagnosis.course(data.curves),
-        silence=diagnosis.silence(data.curves),
-        samples=thumbnails.fitted(data.samples, SAMPLES_BYTES) if data.samples else None,
-        label_rows=labelled[:TABLE_SHEETS],
-        label_rows_left=len(labelled[TABLE_SHEETS:]),
-        label_pixels=sum(s.labels.pixels for s in labelled if s.labels),
-        splits=_splits(data),
-        reasons=masked_reasons(data),
-        meanings=REASONS,
-        errors=(thumbnails.CORRECT, thumbnails.WRONG, thumbnails.UNMAPPED),
-        steps=data.steps,
-        compared=beside_the_study(data.steps),
-        target=target_text(data),
-        study_gigapixels=STUDY_GIGAPIXELS,
-        **_confidence(data),
-        **_polygons(data),
-        **_checks(data),
-        **_pictures(data),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            matrix=matrix,
+            scores=scores,
+            summary=summary(data),
+            missing=lambda part: absent.get(part, ""),
+            drawings=drawings(data) if drawn is None else drawn,
+            confusions=confusions(matrix) if matrix else [],
+            panels={name: figures.confusion_panel(matrix, name) for name in panels if matrix},
+            by_row=matrix.by_reference().tolist() if matrix else [],
+            by_column=matrix.by_mapped().tolist() if matrix else [],
+            study=_study(matrix) if matrix and scores else None,
+            intervals=data.intervals,
+            block_m=f"{data.block_m:.4g} m",
+            draws=data.intervals.draws if data.intervals else 0,
+            sheet_scores=[pair for pair in judged if pair[0].name in shown],
+            sheet_scores_left=len(judged) - len(shown),
+            curves=figures.curves_panels(data.curves) if data.curves else {},
+            trained=diagnosis.course(data.curves),
+            silence=diagnosis.silence(data.curves),
+            samples=thumbnails.fitted(data.samples, SAMPLES_BYTES) if data.samples else None,
+            label_rows=labelled[:TABLE_SHEETS],
+            label_rows_left=len(labelled[TABLE_SHEETS:]),
+            label_pixels=sum(s.labels.pixels for s in labelled if s.labels),
+            splits=_splits(data),
+            reasons=masked_reasons(data),
+            meanings=REASONS,
+            errors=(thumbnails.CORRECT, thumbnails.WRONG, thumbnails.UNMAPPED),
+            steps=data.steps,
+            compared=beside_the_study(data.steps),
+            target=target_text(data),
+            trust_ground=judged_ground(data),
+            sampled=sampled_ground(data),
+            limits_known=bool(
+                data.estimates
+                and data.estimates.source == "sample"
+                and np.isfinite(data.estimates.area_limits_m2).any()
+            ),
+            study_gigapixels=STUDY_GIGAPIXELS,
+            **_confidence(data),
+            **_polygons(data),
+            **_checks(data),
+            **_changes(data),
+            **_pictures(data),
+        )
     )
+
+
+@cache
+def _environment() -> Environment:
+    """That of the report, whose templates are compiled once."""
+    environment = page_environment()
+    environment.filters["area"] = _area
+    return environment
+
+
+@pass_context
+def _area(context: Context, pixels: int) -> str:
+    return area(pixels, context["data"].pixel_area)
 
 
 def _template(name: str) -> str:
@@ -208,6 +247,18 @@ def _checks(data: ReportData) -> dict[str, Any]:
             (kind.name, kind.sentence, [(s.problems or {}).get(key, 0) for s in checked])
             for key, kind in KINDS.items()
             if any((s.problems or {}).get(key) for s in checked)
+        ],
+    }
+
+
+def _changes(data: ReportData) -> dict[str, Any]:
+    """Comparisons of years that are shown, and those whose files are named."""
+    paths = RunPaths(Path())
+    return {
+        "changes": data.changes[:SHOWN_CHANGES],
+        "changes_left": [
+            (told, paths.change_areas(told.place, told.before, told.after).as_posix())
+            for told in data.changes[SHOWN_CHANGES:]
         ],
     }
 

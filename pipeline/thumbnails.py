@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.grid import Window
 from pipeline.nomenclature import IGNORE
 from pipeline.styles import CONFIDENCE_STOPS
 
@@ -39,6 +40,7 @@ class SheetThumbnails:
         labels: Reference class ids, uint8; 255 = no usable label.
         mapped: Mapped class ids, uint8; 255 = nodata. None where there is no map.
         confidence: Per cent, uint8; 255 = nodata. None where it was not written.
+        judged: Where the map is judged, bool; None where that is all labelled ground.
 
     Raises:
         ValueError: If shapes or types do not fit.
@@ -49,6 +51,7 @@ class SheetThumbnails:
     labels: NDArray[np.uint8]
     mapped: NDArray[np.uint8] | None = None
     confidence: NDArray[np.uint8] | None = None
+    judged: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         shape = self.labels.shape
@@ -58,10 +61,18 @@ class SheetThumbnails:
         for name, layer in layers.items():
             if layer is not None and (layer.shape != shape or layer.dtype != np.uint8):
                 raise ValueError(f"{name}: {layer.dtype} {layer.shape}, not uint8 {shape}")
-        if self.valid.shape != shape or self.valid.dtype != np.bool_:
-            raise ValueError(f"valid: {self.valid.dtype} {self.valid.shape}, not bool {shape}")
+        for name, where in (("valid", self.valid), ("judged", self.judged)):
+            if where is not None and (where.shape != shape or where.dtype != np.bool_):
+                raise ValueError(f"{name}: {where.dtype} {where.shape}, not bool {shape}")
         if self.orthophoto.dtype != np.uint8:
             raise ValueError(f"orthophoto: {self.orthophoto.dtype}, not uint8")
+
+    @property
+    def judged_labels(self) -> NDArray[np.uint8]:
+        """The labels by which the map is judged; 255 elsewhere."""
+        if self.judged is None:
+            return self.labels
+        return np.where(self.judged, self.labels, np.uint8(IGNORE))
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,28 @@ def nearest(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     col = ((np.arange(width) + 0.5) * cols / width).astype(np.intp)
     nearest: NDArray[np.uint8] = ids[row[:, None], col]
     return nearest
+
+
+def decimated(
+    ground: Iterable[Window], shape: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Which pixels of a decimated sheet lie on some ground, going by their centres.
+
+    Args:
+        ground: Windows of the sheet.
+        shape: Rows and columns of the sheet.
+        size: Rows and columns that it was decimated to.
+    """
+    row, col = (
+        ((np.arange(few) + 0.5) * many / few).astype(np.intp)
+        for few, many in zip(size, shape, strict=True)
+    )
+    inside = np.zeros(size, np.bool_)
+    for window in ground:
+        rows = (window.row <= row) & (row < window.bottom)
+        cols = (window.col <= col) & (col < window.right)
+        inside |= rows[:, None] & cols
+    return inside
 
 
 def palette_png(ids: NDArray[np.uint8], colors: Sequence[str], kind: str) -> bytes:

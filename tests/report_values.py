@@ -122,8 +122,13 @@ def full_report() -> ReportData:
         intervals=bounds,
         block_m=128.0,
         agreement=agreement(),
-        estimates=area_estimates.estimate(
-            NAMES, [[45, 5, 0], [2, 48, 0], [0, 4, 6]], [600_000.0, 300_000.0, 100_000.0]
+        estimates=replace(
+            area_estimates.estimate(
+                NAMES, [[45, 5, 0], [2, 48, 0], [0, 4, 6]], [600_000.0, 300_000.0, 100_000.0]
+            ),
+            sheets=("0722",),
+            splits=("test",),
+            maps="0123456789abcdef",
         ),
         tiles=([tile(0.25)], [tile(0.9375)]),
     )

@@ -182,6 +182,7 @@ ORDER = [
     "tuning_records",
     "tuning_figures",
     "tuning_report",
+    "map_pictures",
     "consistency",
     "evidence",
     "judged_runs",
