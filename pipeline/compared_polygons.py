@@ -1,17 +1,19 @@
 """Polygons compared: which ones can be, how much map and SIOSE differ in them, and what changed.
 
 SIOSE's shares are of whole polygons, so polygons are compared of which (nearly) all is on the map.
+Of sheets that overlap, the first in the table that shows so much of a polygon has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from pipeline import mending
 from pipeline.grid import PixelGrid
 from pipeline.ground_area import row_areas_m2
 from pipeline.proportions import Proportions
@@ -25,8 +27,14 @@ MIN_PART = 0.9
 MAX_UNMAPPED = 0.05
 """Share of a polygon that may be in no class: SIOSE's smallest step, as a path or a shed has."""
 
-REASONS = ("not interpreted", "partly in no class", "cut off", "not mapped", "too small")
-"""Why a polygon is not compared; the first that applies. ``not interpreted``: SIOSE says nothing
+ELSEWHERE = "on another sheet"
+"""Why a polygon is not compared here, but is, or has another reason, on another sheet."""
+
+REASONS = (
+    ELSEWHERE, "not interpreted", "partly in no class", "cut off", "not mapped", "too small",
+)  # fmt: skip
+"""Why a polygon is not compared; the first that applies. :data:`ELSEWHERE`: an earlier sheet shows
+90 % of it, or this one does not and a later one does; ``not interpreted``: SIOSE says nothing
 that can be used; ``partly in no class``: more than 5 % of it is of no class; ``cut off``: less than
 90 % of it is on the ground (of the sheet, or of what is judged of it), or visible below other
 polygons; ``not mapped``: the map knows less than 90 % of that; ``too small``: less than 25 pixels
@@ -45,10 +53,12 @@ class Sizes:
     Attributes:
         pixels: Area in pixels, float64, shape ``(polygons,)``.
         area_m2: Area in m², of the same shape.
+        bounds: Left, bottom, right, top of all together; from infinity to minus infinity of none.
     """
 
     pixels: NDArray[np.float64]
     area_m2: NDArray[np.float64]
+    bounds: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,7 @@ def sizes(geometry: Iterable[NDArray[np.object_]], grid: PixelGrid) -> Sizes:
     """
     of_row = row_areas_m2(grid)
     pixels, area_m2 = [], []
+    around = np.array([np.inf, np.inf, -np.inf, -np.inf])
     for some in geometry:
         count = shapely.area(some) / (grid.pixel_width * grid.pixel_height)
         bounds = shapely.bounds(some)
@@ -129,8 +140,53 @@ def sizes(geometry: Iterable[NDArray[np.object_]], grid: PixelGrid) -> Sizes:
         row = np.clip(down, 0, grid.height - 1).astype(np.int64)
         pixels.append(count)
         area_m2.append(count * of_row[row])
+        total = shapely.total_bounds(some)
+        around = np.r_[np.fmin(around[:2], total[:2]), np.fmax(around[2:], total[2:])]
     none: NDArray[np.float64] = np.zeros(0)
-    return Sizes(np.concatenate([none, *pixels]), np.concatenate([none, *area_m2]))
+    left, bottom, right, top = around.tolist()
+    return Sizes(
+        np.concatenate([none, *pixels]),
+        np.concatenate([none, *area_m2]),
+        (left, bottom, right, top),
+    )
+
+
+def shown(
+    proportions: Proportions, grounds: Iterable[Sequence[tuple[float, float, float, float]]]
+) -> NDArray[np.bool_]:
+    """Which polygons a sheet shows at least :data:`MIN_PART` of, whatever lies above them there.
+
+    Args:
+        proportions: The polygons; some thousands of outlines are in memory at once.
+        grounds: Ground of each of some sheets: rectangles (left, bottom, right, top) in the CRS of
+            the polygons.
+
+    Returns:
+        Whether any one of the sheets shows so much, shape ``(polygons,)``.
+    """
+    places = [mending.union(shapely.box(*np.transpose(parts))) for parts in grounds if parts]
+    found = np.zeros(len(proportions.shares), np.bool_)
+    if not places:
+        return found
+    shapely.prepare(places)
+    first = 0
+    for some in proportions.geometry:
+        here, bounds = found[first : first + len(some)], shapely.bounds(some)
+        for place in places:
+            left, bottom, right, top = place.bounds
+            # NaN, of a row without a polygon, touches nothing.
+            touching = (bounds[:, 0] < right) & (bounds[:, 2] > left)
+            touching &= (bounds[:, 1] < top) & (bounds[:, 3] > bottom)
+            near = np.flatnonzero(touching & ~here)
+            shapes = mending.mended(some[near])
+            area = shapely.area(shapes)
+            part = np.where(shapely.covers(place, shapes), area, 0.0)
+            cut = np.flatnonzero((part == 0) & (area > 0))
+            ground = np.full(len(cut), place, object)
+            part[cut] = shapely.area(mending.intersection(shapes[cut], ground))
+            here[near] = (part > 0) & (part >= MIN_PART * area * (1 - _ROUNDING))
+        first += len(some)
+    return found
 
 
 def compare(
@@ -138,6 +194,8 @@ def compare(
     pixels: NDArray[np.int64],
     unmapped: NDArray[np.int64],
     whole: NDArray[np.float64],
+    earlier: NDArray[np.bool_],
+    later: NDArray[np.bool_],
 ) -> ComparedPolygons:
     """Compare what was counted in polygons on some ground with what SIOSE says of them.
 
@@ -149,14 +207,18 @@ def compare(
         pixels: Pixels of each class by polygon on that ground, shape ``(polygons, classes)``.
         unmapped: Pixels there without a class, shape ``(polygons,)``.
         whole: Area of each whole polygon in pixels, shape ``(polygons,)``.
+        earlier: Whether an earlier sheet shows it (:func:`shown`), shape ``(polygons,)``.
+        later: Whether a later one does.
     """
     mapped = pixels.sum(axis=1)
     here = mapped + unmapped
     in_class = proportions.shares.sum(axis=1)
+    cut_off = here < MIN_PART * whole - _ROUNDING
     tests = (
+        earlier | (cut_off & later),
         np.array([bool(reason) for reason in proportions.reasons], bool) | (in_class <= 0),
         proportions.unmapped > MAX_UNMAPPED + _ROUNDING,
-        here < MIN_PART * whole - _ROUNDING,
+        cut_off,
         mapped < MIN_PART * here - _ROUNDING,
         mapped < MIN_PIXELS,
     )

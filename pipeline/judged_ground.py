@@ -8,16 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import Nomenclature
 from pipeline.sheets import Sheet
-from pipeline.tiling import Ground, read_test_ground
+from pipeline.tiling import Ground, read_near_ground, read_test_ground
+
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right, top in CRS units."""
 
 GridOf = Callable[[str], PixelGrid]
 """Gives the pixel grid of the sheet of a name, or raises InputError."""
+
+
+@dataclass(frozen=True)
+class OtherGround:
+    """Ground that other sheets of a sheet's year and CRS show.
+
+    Attributes:
+        earlier: Ground of sheets that come before it in the table, of all splits.
+        later: Of those that come after it.
+    """
+
+    earlier: tuple[Ground, ...]
+    later: tuple[Ground, ...]
 
 
 def read_judged_ground(
@@ -59,6 +76,38 @@ def read_judged_ground(
     return judged_ground(placed, grid, sheets, sheet)
 
 
+def read_other_ground(
+    ground: Path,
+    near: Bounds,
+    crs: str,
+    classes: Nomenclature,
+    sheets: Mapping[str, Sheet],
+    sheet: str,
+    grid_of: GridOf,
+) -> OtherGround:
+    """Read where other labelled sheets show what a sheet may show too.
+
+    Args:
+        ground: The ground file of the run's plan.
+        near: Where to look, in the sheet's CRS.
+        crs: The sheet's CRS.
+        classes: The training classes.
+        sheets: The sheets table.
+        sheet: Name of the sheet.
+        grid_of: As :func:`read_judged_ground`.
+
+    Raises:
+        InputError: As :func:`read_judged_ground`.
+    """
+    before, same = _before(sheets, sheet), _same_year(sheets, sheet)
+    found = [part for part in read_near_ground(ground, classes, near) if part.sheet in same]
+    parts = [part for part in _placed(found, ground, sheet, grid_of) if part.crs == crs]
+    return OtherGround(
+        tuple(part for part in parts if part.sheet in before),
+        tuple(part for part in parts if part.sheet not in before),
+    )
+
+
 def judged_ground(
     ground: Iterable[Ground], grid: PixelGrid, sheets: Mapping[str, Sheet], sheet: str
 ) -> list[Window]:
@@ -97,13 +146,16 @@ def judged_ground(
 
 def _before(sheets: Mapping[str, Sheet], sheet: str) -> set[str]:
     """Names of the sheets of the same year that come before a sheet in the table."""
-    found: set[str] = set()
-    for name, other in sheets.items():
-        if name == sheet:
-            return found
-        if other.year == sheets[sheet].year:
-            found.add(name)
-    raise ValueError(f"the sheets table has no sheet {sheet!r}")
+    names = list(sheets)
+    if sheet not in sheets:
+        raise ValueError(f"the sheets table has no sheet {sheet!r}")
+    return _same_year(sheets, sheet).intersection(names[: names.index(sheet)])
+
+
+def _same_year(sheets: Mapping[str, Sheet], sheet: str) -> set[str]:
+    """Names of the other sheets of the same year."""
+    year = sheets[sheet].year
+    return {name for name, other in sheets.items() if other.year == year and name != sheet}
 
 
 def _placed(parts: Iterable[Ground], ground: Path, sheet: str, grid_of: GridOf) -> Iterator[Ground]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.listed_polygons import CandidateRow, PolygonRow, largest_first, worst_first
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the JSON file; raised when its keys change their meaning."""
 
 BINS = 20
@@ -93,11 +94,12 @@ class AgreementStatistics:
 class AgreementCounts:
     """What was counted in the polygons on the test ground of a sheet, or of several.
 
-    The lists alone are of all polygons of the sheets, on whatever ground.
+    The lists and candidates alone are of all polygons of the sheets, on whatever ground.
 
     Attributes:
         names: Names of the classes.
-        left_out: Reason to polygons on the same ground that are not compared.
+        left_out: Reason to polygons on the same ground that are not compared; those that another
+            sheet has are among them.
         polygons: Polygons compared, and how many of them have more than one class in SIOSE, int64,
             shape ``(2,)``. The first axis of ``present`` and ``moments`` is the same.
         present: Polygons in which SIOSE has a class, int64, shape ``(2, classes)``.
@@ -111,6 +113,8 @@ class AgreementCounts:
         candidate_count: How many candidates there are in all.
         candidate_m2: Their changed area.
         no_search: Why no candidates were looked for, in words; empty where they were.
+        candidate_splits: Split of the ground that they mostly lie on to their number; an empty text
+            for none.
     """
 
     names: tuple[str, ...]
@@ -125,6 +129,7 @@ class AgreementCounts:
     candidate_count: int = 0
     candidate_m2: float = 0.0
     no_search: str = ""
+    candidate_splits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shapes.
@@ -209,6 +214,7 @@ class AgreementCounts:
         if self.names != other.names:
             raise ValueError(f"counts of other classes do not add up: {self.names}, {other.names}")
         reasons = [*self.left_out, *(r for r in other.left_out if r not in self.left_out)]
+        splits = Counter(self.candidate_splits) + Counter(other.candidate_splits)
         told = dict.fromkeys(text for text in (self.no_search, other.no_search) if text)
         return AgreementCounts(
             self.names,
@@ -223,6 +229,7 @@ class AgreementCounts:
             self.candidate_count + other.candidate_count,
             self.candidate_m2 + other.candidate_m2,
             " ".join(told),
+            dict(splits),
         )
 
     def statistics(
@@ -278,6 +285,7 @@ class AgreementCounts:
             "searched": self.searched,
             "candidate_count": self.candidate_count,
             "candidate_m2": self.candidate_m2,
+            "candidate_splits": dict(self.candidate_splits),
             "no_search": self.no_search,
             "worst": [row.as_dict() for row in self.worst],
             "candidates": [row.as_dict() for row in self.candidates],
@@ -327,6 +335,7 @@ def from_json(text: str, source: str) -> AgreementCounts:
             int(content["candidate_count"]),
             float(content["candidate_m2"]),
             str(content["no_search"]),
+            {str(split): int(count) for split, count in content["candidate_splits"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{source}: does not fit together ({error}).", remedy=remedy) from error

@@ -242,11 +242,12 @@ def _composites(data: ReportData) -> list[str]:
             )
         sentences.append(sentence)
     if data.agreement.candidate_count:
+        on_test = data.agreement.candidate_splits.get("test", 0)
         sentences.append(
             f"{plural(data.agreement.candidate_count, 'polygon')} "
             f"({hectares(data.agreement.candidate_m2 / 1e4)} ha) "
             f"look{'s' * (data.agreement.candidate_count == 1)} as if the cover had changed since "
-            "SIOSE was drawn"
+            f"SIOSE was drawn, {count(on_test)} of them on test ground"
         )
     return ["; ".join(sentences) + "."] if sentences else []
 

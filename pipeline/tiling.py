@@ -334,13 +334,36 @@ def read_test_ground(
         near: Left, bottom, right, top in CRS units.
 
     Returns:
+        As :func:`read_near_ground`.
+
+    Raises:
+        InputError: If it is missing, damaged, or was made with another nomenclature.
+    """
+    return read_near_ground(ground, nomenclature, near, "test")
+
+
+def read_near_ground(
+    ground: Path,
+    nomenclature: Nomenclature,
+    near: tuple[float, float, float, float],
+    split: Split | None = None,
+) -> tuple[Ground, ...]:
+    """Read the ground of all sheets that may lie within bounds.
+
+    Args:
+        ground: The plan's ground.
+        nomenclature: The classes.
+        near: Left, bottom, right, top in CRS units.
+        split: Only ground of this split.
+
+    Returns:
         In the plan's order; ground that does not say where it is is among them, and so is that of
         other CRSs whose coordinates happen to be these.
 
     Raises:
         InputError: If it is missing, damaged, or was made with another nomenclature.
     """
-    rows = _read_table(ground, nomenclature, None, [("split", "=", "test")])
+    rows = _read_table(ground, nomenclature, None, [("split", "=", split)] if split else [])
     if set(_BOUNDS) <= set(rows.column_names):
         left, bottom, right, top = (rows[name].to_numpy(zero_copy_only=False) for name in _BOUNDS)
         # As what it is not: a comparison with NaN, where nothing is told, keeps the row.

@@ -6,7 +6,9 @@ import json
 import logging
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import shapely
 from numpy.typing import NDArray
 from pyproj import Geod
 from shapely.geometry import box
 
 from pipeline import agreement_layers, config, geotiff, siose, siose_shares, stages, tiling
 from pipeline.class_rasters import NOMENCLATURE_TAG
-from pipeline.compared_polygons import NOWHERE, ComparedPolygons, changes, compare, sizes
-from pipeline.errors import InputError
+from pipeline.compared_polygons import (
+    COMPARED,
+    ELSEWHERE,
+    NOWHERE,
+    REASONS,
+    ComparedPolygons,
+    changes,
+    compare,
+    shown,
+    sizes,
+)
+from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window
-from pipeline.polygon_agreement import from_json
+from pipeline.polygon_agreement import AgreementCounts, from_json
 from pipeline.proportions import Proportions
 from pipeline.siose_shares import count_polygons
 from pipeline.vectors import ClassMap
@@ -122,19 +135,63 @@ def test_polygons_that_cannot_be_compared_say_why() -> None:
         (half, 0.0, "", [0, 0], 0, 24.0, "nowhere"),
     ]
     siose_shares_of, unmapped, reasons, mapped, bare, whole, expected = zip(*polygons, strict=True)
+    none = np.zeros(len(polygons), bool)
     found = compare(
         known(list(siose_shares_of), list(unmapped), list(reasons)),
-        np.array(mapped), np.array(bare), np.array(whole),
+        np.array(mapped), np.array(bare), np.array(whole), none, none,
     )  # fmt: skip
-    names = dict(enumerate(["not interpreted", "partly in no class", "cut off", "not mapped"]))
-    names |= {4: "too small", -1: "compared", NOWHERE: "nowhere"}
+    names = dict(enumerate(REASONS)) | {-1: "compared", NOWHERE: "nowhere"}
     assert [names[reason] for reason in found.reasons.tolist()] == list(expected)
-    assert list(found.left_out.values()) == [2, 1, 1, 1, 1]
+    assert list(found.left_out.values()) == [0, 2, 1, 1, 1, 1]
     # Shares of what is in a class: 45 of 95 per cent.
     np.testing.assert_allclose(found.siose[3], [0.45 / 0.95, 0.5 / 0.95])
     differences = found.differences()
     assert np.isnan(differences[[1, 2, 4, 6, 8, 10, 11]]).all()
     np.testing.assert_allclose(differences[[0, 5, 7, 9]], [0, 0, 50 / 90 - 0.5, 0.46])
+
+
+def test_each_polygon_is_compared_on_the_first_sheet_that_shows_nearly_all_of_it() -> None:
+    here = np.array([[100, 0], [100, 0], [89, 0], [89, 0], [100, 0], [0, 0]])
+    earlier, later = np.array([0, 1, 1, 0, 0, 1], bool), np.array([0, 0, 0, 1, 1, 1], bool)
+    found = compare(
+        known([[1.0, 0.0]] * 6, [0.0] * 6), here, np.zeros(6, int), np.full(6, 100.0),
+        earlier, later,
+    )  # fmt: skip
+    elsewhere = REASONS.index(ELSEWHERE)
+    expected = [COMPARED, elsewhere, elsewhere, elsewhere, COMPARED, NOWHERE]
+    assert found.reasons.tolist() == expected
+    assert {reason: count for reason, count in found.left_out.items() if count} == {ELSEWHERE: 3}
+    unread = compare(
+        known([[1.0, 0.0]], [0.0], ["the label is empty"]), here[:1], np.zeros(1, int),
+        np.full(1, 100.0), np.array([True]), np.array([False]),
+    )  # fmt: skip
+    assert unread.reasons.tolist() == [elsewhere], "and so the reasons of sheets add up"
+
+
+def test_a_polygon_is_shown_by_the_sheet_that_has_nine_tenths_of_it() -> None:
+    # Blocks side by side are one ground; those of two sheets are not.
+    left, right = [(0.0, 0.0, 50.0, 100.0), (50.0, 0.0, 100.0, 100.0)], [(100.0, 0.0, 200.0, 100.0)]
+    bow_tie = shapely.Polygon([(120, 10), (140, 30), (140, 10), (120, 30)])
+    polygons = [
+        (box(45, 10, 55, 20), True),
+        (box(91, 10, 101, 20), True),
+        (box(90.9, 10, 101.1, 20), False),
+        (box(89, 10, 111, 20), False),
+        (box(99, 10, 109, 20), True),
+        (box(98.9, 10, 108.9, 20), False),
+        (None, False),
+        (shapely.Polygon(), False),
+        (bow_tie, True),
+        (box(300, 10, 310, 20), False),
+        (box(100, 200, 110, 210), False),
+    ]
+    shapes = np.array([shape for shape, _ in polygons], object)
+    some = replace(known([[1.0]] * 11, [0.0] * 11), geometry=[shapes[:4], shapes[4:]])
+    expected = [yes for _, yes in polygons]
+    assert shown(some, [left, right]).tolist() == expected
+    assert shown(some, [right]).tolist() == [*[False] * 4, True, *[False] * 3, True, False, False]
+    assert shown(some, [left[:1]]).tolist() == [False] * 11
+    assert not shown(some, []).any()
 
 
 def test_only_what_siose_does_not_explain_is_a_change() -> None:
@@ -157,6 +214,8 @@ def test_sizes_in_metres_and_in_degrees() -> None:
     assert found.pixels[0] == pytest.approx(400)
     assert found.area_m2[0] == pytest.approx(100)
     assert np.isnan(found.pixels[1])
+    assert found.bounds == (700_000, 4_399_990, 700_010, 4_400_000)
+    assert sizes([], UTM).bounds == (np.inf, np.inf, -np.inf, -np.inf)
     degrees = PixelGrid("EPSG:4258", -3.7, 40.4, 5e-6, 5e-6, 4000, 4000)
     west, south = -3.69, 40.39
     field = box(west, south, west + 0.001, south + 0.001)
@@ -312,7 +371,8 @@ def test_counts_are_of_whole_polygons_on_test_ground(province: Path) -> None:
     counts = from_json(path.read_text("utf-8"), str(path))
     # The third row of squares lies half on test ground; the last three are wholly on it.
     left_out = {"not interpreted": 1, "partly in no class": 1, "cut off": 8, "not mapped": 1}
-    assert dict(counts.left_out) == {**left_out, "too small": 0}
+    assert dict(counts.left_out) == {ELSEWHERE: 0, **left_out, "too small": 0}
+    assert counts.candidate_splits == {"train": 1, "test": 1}
     assert counts.polygons.tolist() == [21, 20]
     found = counts.statistics()
     assert found.difference == pytest.approx((1.0 + 0.2) / 21)
@@ -415,3 +475,149 @@ def test_layers_open_styled_in_qgis(province: Path) -> None:
     assert (worst["renderer"], worst["features"]) == ("graduatedSymbol", 3)
     assert candidates["classes"]["crops & scrub"] == ["now crops & scrub", "#e6aa5a"]
     assert (candidates["features"], candidates["crs"]) == (2, "EPSG:25830")
+
+
+def test_a_sheet_without_labels_or_of_no_table_is_refused_by_name(province: Path) -> None:
+    run = run_of(province)
+    run.sheets["flat"] = replace(run.sheets[SHEET], name="flat", split="map")
+    with pytest.raises(SettingsError, match="sheet flat: has no labels"):
+        stages.polygon_agreement(run, "flat")
+    with pytest.raises(SettingsError, match="there is no sheet 'moon'"):
+        stages.polygon_agreement(run, "moon")
+
+
+# --- sheets that overlap -------------------------------------------------------------------------
+
+SQUARES = {
+    # First column of each polygon and the one behind the last; a ends at 80, b begins at 60.
+    "left": (20, 40),
+    "seam": (50, 90),  # three quarters on each: no sheet shows it
+    "nearly": (62, 82),  # 90 % on a, all on b
+    "edge": (70, 90),  # half on a, all on b
+    "right": (100, 120),
+}
+
+
+@pytest.fixture
+def coast(tmp_path: Path) -> Callable[..., stages.Run]:
+    """Makes runs of two sheets, ``a`` of columns 0 to 79 and ``b`` of columns 60 to 139.
+
+    All is mapped as forest with certainty, and all polygons are water in SIOSE.
+    """
+
+    def made(splits: tuple[str, str] = ("test", "test"), years: tuple[str, str] = ("", "")) -> Any:
+        (tmp_path / "classes.yaml").write_text(NOMENCLATURE, "utf-8")
+        lines = [
+            f"{name},{tmp_path}/{name}.tif,{tmp_path}/s.gpkg,{split},{year},{name}\n"
+            for name, split, year in zip("ab", splits, years, strict=True)
+        ]
+        head = "sheet,orthophoto,siose,split,year,place\n"
+        (tmp_path / "sheets.csv").write_text(head + "".join(lines), "utf-8")
+        run = run_of(tmp_path)
+        paths, tags = run.paths, {NOMENCLATURE_TAG: run.nomenclature.fingerprint}
+        index = np.zeros((50, 140), np.uint32)
+        for number, (first, end) in enumerate(SQUARES.values()):
+            index[10 * number : 10 * number + 10, first:end] = number + 1
+        grids = {
+            name: PixelGrid(UTM.crs, UTM.left + 0.5 * first, UTM.top, 0.5, 0.5, 80, 50)
+            for name, first in (("a", 0), ("b", 60))
+        }
+        shapes = [
+            box(*grids["a"].bounds_of(Window(first, 10 * number, end - first, 10)))
+            for number, (first, end) in enumerate(SQUARES.values())
+        ]
+        ground = []
+        for name, split in zip("ab", splits, strict=True):
+            grid, first = grids[name], 0 if name == "a" else 60
+            ground.append(tiling.Ground.on(grid, name, grid.window, split))
+            part = index[:, first : first + 80]
+            there = [k for k in range(len(shapes)) if (part == k + 1).any()]
+            own = np.zeros_like(part)  # rows of the sheet's own table
+            for row, k in enumerate(there, start=1):
+                own[part == k + 1] = row
+            rasters: tuple[tuple[Path, Any, int, dict[str, Any]], ...] = (
+                (paths.land_cover_map(name), np.zeros((50, 80), np.uint8), _, {"tags": tags}),
+                (paths.confidence(name), np.full((50, 80), 90, np.uint8), _, {}),
+                (paths.polygon_index(name), own, 0, {}),
+            )
+            for path, pixels, nodata, more in rasters:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with geotiff.RasterWriter(path, grid, str(pixels.dtype), nodata, **more) as raster:
+                    raster.write(grid.window, pixels)
+            frame = geopandas.GeoDataFrame(
+                {
+                    "polygon_id": [list(SQUARES)[k] for k in there],
+                    "label": "AEM",
+                    **{f"share_{c}": float(c == "water") for c in run.nomenclature.names},
+                    "share_unmapped": 0.0,
+                    "source": "label",
+                    "reason": "",
+                },
+                geometry=[shapes[k] for k in there],
+                crs=UTM.crs,
+            )
+            paths.proportions(name).parent.mkdir(exist_ok=True)
+            siose.write_proportions(frame, paths.proportions(name), run.nomenclature.fingerprint)
+        paths.ground.parent.mkdir(exist_ok=True)
+        plan = tiling.TilePlan((), tuple(ground), run.nomenclature.fingerprint, 16)
+        tiling.write_plan(plan, paths.tile_plan, paths.ground)
+        for name in "ab":
+            stages.polygon_agreement(run, name)
+        return run
+
+    return made
+
+
+def listed_on(run: stages.Run, sheet: str) -> tuple[set[str], AgreementCounts]:
+    """Polygons of the layers, which have to be the same in both, and the counts."""
+    package = run.paths.polygon_agreement(sheet)
+    worst, candidates = (
+        geopandas.read_file(package, layer=layer)["polygon_id"].tolist()
+        for layer in ("worst", "candidates")
+    )
+    assert sorted(worst) == sorted(candidates)
+    text = run.paths.polygon_agreement_counts(sheet).read_text("utf-8")
+    counts = from_json(text, sheet)
+    assert counts.searched == counts.candidate_count == len(counts.worst) == len(worst)
+    assert counts.candidate_m2 == sum(row.changed_m2 for row in counts.candidates)
+    return set(worst), counts
+
+
+def reasons_of(counts: AgreementCounts) -> dict[str, int]:
+    return {reason: polygons for reason, polygons in counts.left_out.items() if polygons}
+
+
+def test_a_polygon_of_overlapping_sheets_is_compared_and_listed_once(
+    coast: Callable[..., stages.Run],
+) -> None:
+    run = coast()
+    on_a, counts_a = listed_on(run, "a")
+    on_b, counts_b = listed_on(run, "b")
+    assert (on_a, on_b) == ({"left", "nearly"}, {"edge", "right"})
+    assert counts_a.polygons.tolist() == counts_b.polygons.tolist() == [2, 0]
+    # Whole on b across the edge of a: neither sheet lost it.
+    assert reasons_of(counts_a) == {ELSEWHERE: 1, "cut off": 1}
+    assert reasons_of(counts_b) == {ELSEWHERE: 1, "cut off": 1}
+    assert (counts_a + counts_b).candidate_splits == {"test": 4}
+
+
+def test_a_year_later_is_another_time(coast: Callable[..., stages.Run]) -> None:
+    run = coast(years=("2017", "2021"))
+    assert listed_on(run, "a")[0] == {"left", "nearly"}
+    on_b, counts = listed_on(run, "b")
+    assert on_b == {"nearly", "edge", "right"}
+    assert reasons_of(counts) == {"cut off": 1}
+
+
+def test_lists_ask_all_sheets_with_labels_and_counts_those_of_test(
+    coast: Callable[..., stages.Run],
+) -> None:
+    run = coast(splits=("train", "test"))
+    on_a, counts_a = listed_on(run, "a")
+    on_b, counts_b = listed_on(run, "b")
+    assert (on_a, on_b) == ({"left", "nearly"}, {"edge", "right"})
+    assert counts_a.polygons.tolist() == [0, 0]
+    # The numbers of test ground do not miss what training ground shows too.
+    assert counts_b.polygons.tolist() == [3, 0]
+    assert reasons_of(counts_b) == {"cut off": 1}
+    assert (counts_a + counts_b).candidate_splits == {"train": 2, "test": 2}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -140,6 +140,7 @@ quarters = st.integers(0, 40)
 rectangles = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
 
 
+@settings(deadline=None)
 @given(
     others=st.lists(st.tuples(quarters, quarters, rectangles), max_size=5),
     cuts=st.tuples(st.integers(1, 11), st.integers(1, 9)),
@@ -172,6 +173,7 @@ def test_pixels_are_those_of_asking_each_centre(
     assert found == sorted(found, key=lambda window: (window.row, window.col))
 
 
+@settings(deadline=None)
 @given(
     places=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5),
     pixel=st.sampled_from([0.1, 0.25, 0.3]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,10 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.listed_polygons import CandidateRow, PolygonRow
 from pipeline.polygon_agreement import BINS, SHOWN, AgreementCounts, Weight, from_json, share_bins
+from pipeline.report_data import ReportData
+from pipeline.report_summary import summary
+from pipeline.reporting import render_report
+from tests.report_values import full_report
 
 NAMES = ("forest", "crops", "water")
 MAPPED = np.array([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.5, 0.5, 0.0]])
@@ -124,6 +130,7 @@ def with_lists(worst: list[PolygonRow], candidates: list[CandidateRow]) -> Agree
     return AgreementCounts(
         plain.names, plain.left_out, plain.polygons, plain.present, plain.moments, plain.histogram,
         tuple(worst), 9, tuple(candidates), len(candidates), 70.5, "why",
+        {"test": 3, worst[0].sheet: 1},
     )  # fmt: skip
 
 
@@ -136,6 +143,7 @@ def test_a_sum_keeps_the_worst_and_the_largest_of_both() -> None:
     assert [one.polygon_id for one in both.candidates] == ["y", "x", "z"]
     assert (both.searched, both.candidate_count, both.candidate_m2) == (18, 3, 141.0)
     assert both.no_search == "why"
+    assert both.candidate_splits == {"test": 6, "a": 1, "b": 1}
 
 
 def test_json_gives_back_the_same() -> None:
@@ -145,6 +153,7 @@ def test_json_gives_back_the_same() -> None:
     assert after.as_json() == text
     np.testing.assert_array_equal(after.moments, before.moments)
     assert np.isnan(after.worst[0].confidence)
+    assert after.candidate_splits == {"test": 3, "a": 1}
     told = json.loads(text)["statistics"]["all by polygon"]["classes"][0]
     assert told["name"] == "forest"
     assert told["mean_absolute_error"] == 0.25
@@ -154,9 +163,9 @@ def test_json_gives_back_the_same() -> None:
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "layout 1"),
-        ('{"layout": 2}', "layout 1"),
-        ('{"layout": 1}', "does not fit together"),
+        ("[]", "layout 2"),
+        ('{"layout": 1}', "layout 2"),
+        ('{"layout": 2}', "does not fit together"),
         (
             counts_of().as_json().replace('"crops", "water"]', '"crops"]', 1),
             "does not fit together",
@@ -167,3 +176,29 @@ def test_other_files_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         from_json(text, "agreement/a.json")
     assert "polygon_agreement" in caught.value.remedy
+
+
+def report_of(splits: dict[str, int], left_out: dict[str, int]) -> ReportData:
+    data = full_report()
+    assert data.agreement is not None
+    counts = replace(data.agreement, candidate_splits=splits, left_out=left_out)
+    return replace(data, agreement=counts)
+
+
+def test_the_report_says_how_many_candidates_lie_on_test_ground() -> None:
+    data = report_of(
+        {"train": 24, "test": 7}, {"on another sheet": 4, "cut off": 2, "too small": 0}
+    )
+    said = "31 polygons (1.23 ha) look as if the cover had changed since SIOSE was drawn, 7 of them"
+    assert f"{said} on test ground." in " ".join(summary(data))
+    page = render_report(data)
+    assert "7 of them lie on test ground" in page
+    section = page[page.index("Update candidates</h3>") :]
+    heads = re.findall('<th scope="col"[^>]*>([^<]*)</th>', section[: section.index("</thead>")])
+    body = section[section.index("<tbody>") : section.index("</tbody>")]
+    cells = re.findall("<t[hd][^>]*>(.*?)</t[hd]>", body)
+    assert len(cells) == len(heads)
+    assert dict(zip(heads, cells, strict=True))["Ground"] == "test"
+    # What another sheet has is compared there.
+    assert "Not compared: 2 (cut off).</p>" in page
+    assert "Not compared" not in render_report(report_of({}, {"on another sheet": 4}))

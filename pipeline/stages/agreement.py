@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import geotiff, progress, tiling
 from pipeline.class_rasters import class_raster, raster_beside
 from pipeline.grid import PixelGrid, Window
-from pipeline.judged_ground import read_judged_ground
+from pipeline.judged_ground import Bounds, read_other_ground
 from pipeline.nomenclature import IGNORE
 from pipeline.proportions import read_proportions
 from pipeline.publication import published
@@ -22,7 +23,9 @@ from pipeline.run import Run
 from pipeline.sections import SPLITS
 
 if TYPE_CHECKING:
+    from pipeline.compared_polygons import ComparedPolygons
     from pipeline.siose_shares import MappedPolygons
+    from pipeline.tiling import Ground
     from pipeline.vectors import ClassMap
 
 log = logging.getLogger(__name__)
@@ -35,21 +38,35 @@ def polygon_agreement(run: Run, sheet: str, threads: int = 1) -> None:
 
     The counts are of the sheet's test ground. The layers are of all its ground: a polygon of
     training ground is listed too, and says in which split it lies, for a network that has learnt
-    what SIOSE says of it may repeat that.
+    what SIOSE says of it may repeat that. A polygon that several sheets of a year show is counted,
+    and listed, on the first of them in the table that shows nearly all of it.
     """
     # Imported here: other steps need neither GEOS nor GDAL's vectors.
     from pipeline import agreement_layers, vector_files
-    from pipeline.compared_polygons import changes, compare, sizes
+    from pipeline.compared_polygons import changes, compare, shown, sizes
     from pipeline.polygon_agreement import SHOWN, AgreementCounts
 
+    run.labelled_sheet(sheet)
     classes, paths, settings = run.nomenclature, run.paths, run.settings.evaluation
     known = read_proportions(paths.proportions(sheet), classes)
     grid = geotiff.read_grid(paths.polygon_index(sheet))
     whole = sizes(known.geometry, grid)
+    others = read_other_ground(
+        paths.ground, whole.bounds, grid.crs, classes, run.sheets, sheet,
+        lambda name: geotiff.read_grid(paths.label_raster(name)),
+    )  # fmt: skip
     found = _count(run, sheet, grid, len(known.shares), threads)
 
+    def compared(
+        pixels: NDArray[np.int64], unmapped: NDArray[np.int64], splits: Sequence[str]
+    ) -> ComparedPolygons:
+        earlier, later = (
+            shown(known, _places(parts, splits)) for parts in (others.earlier, others.later)
+        )
+        return compare(known, pixels, unmapped, whole.pixels, earlier, later)
+
     assert found.judged is not None
-    judged = compare(known, found.judged[1:, :-1], found.judged[1:, -1], whole.pixels)
+    judged = compared(found.judged[1:, :-1], found.judged[1:, -1], ["test"])
     tested = judged.compared
     counts = AgreementCounts.of(
         classes.names, judged.mapped[tested], judged.siose[tested], whole.area_m2[tested],
@@ -57,7 +74,7 @@ def polygon_agreement(run: Run, sheet: str, threads: int = 1) -> None:
     )  # fmt: skip
     del judged
 
-    everywhere = compare(known, found.pixels[1:], found.unmapped[1:], whole.pixels)
+    everywhere = compared(found.pixels[1:], found.unmapped[1:], SPLITS)
     pixels = found.pixels[1:].sum(axis=1)
     changed = None
     if found.confident is not None:
@@ -74,6 +91,7 @@ def polygon_agreement(run: Run, sheet: str, threads: int = 1) -> None:
         searched=int(everywhere.compared.sum()) if changed else 0,
         candidates=agreement_layers.candidate_list(listed, candidates[:SHOWN]),
         candidate_count=len(candidates),
+        candidate_splits=dict(Counter(listed.splits[candidates].tolist())),
         candidate_m2=float(listed.changed_m2()[candidates].sum()) if changed else 0.0,
         no_search="" if changed else NO_CONFIDENCE,
     )
@@ -110,6 +128,7 @@ def _count(run: Run, sheet: str, grid: PixelGrid, polygons: int, threads: int) -
 
     classes, paths = run.nomenclature, run.paths
     parts = tiling.read_ground(paths.ground, classes, sheet)
+    grounds = [[p.window for p in parts if p.split == split] for split in SPLITS]
     done, total = 0, grid.window.pixels // 10**6
     with ExitStack() as stack:
         source = _opened_map(run, sheet, grid, stack)
@@ -124,11 +143,9 @@ def _count(run: Run, sheet: str, grid: PixelGrid, polygons: int, threads: int) -
         return count_polygons(
             source, index.read_band, polygons, threads, passed,
             min_confidence=run.settings.evaluation.min_confidence,
-            judged=read_judged_ground(
-                paths.ground, grid, classes, run.sheets, sheet,
-                lambda name: geotiff.read_grid(paths.label_raster(name)),
-            ),
-            grounds=[[p.window for p in parts if p.split == split] for split in SPLITS],
+            # All test ground, that of earlier sheets too: what lies across their edge is whole here
+            # alone. Which sheet has a polygon is decided for whole ones.
+            judged=grounds[SPLITS.index("test")], grounds=grounds,
         )  # fmt: skip
 
 
@@ -154,6 +171,15 @@ def _opened_map(run: Run, sheet: str, grid: PixelGrid, stack: ExitStack) -> Clas
         sure = of_kept
     what = f"polygons of sheet {sheet}"
     return ClassMap(grid, mapped.read_band, len(classes.names), sure, what)
+
+
+def _places(parts: Iterable[Ground], splits: Sequence[str]) -> list[list[Bounds]]:
+    """Where each of some sheets has ground of some splits."""
+    found: dict[str, list[Bounds]] = {}
+    for part in parts:
+        if part.split in splits and part.bounds is not None:
+            found.setdefault(part.sheet, []).append(part.bounds)
+    return list(found.values())
 
 
 def _splits(grounds: NDArray[np.int64]) -> NDArray[np.object_]:
