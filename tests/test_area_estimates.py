@@ -191,6 +191,17 @@ def test_a_class_that_is_in_the_sample_as_a_whole_has_no_sampling_error() -> Non
     assert all_of_it.producers_ci.tolist() == [0, 0]
 
 
+def test_what_no_other_stratum_can_hold_is_found_whole() -> None:
+    """One class alone on the map, or the others in the sample as a whole, without any of it."""
+    alone = estimate(("a", "b"), [[8, 2], [0, 0]], [10.0, 0.0])
+    assert alone.producers_limits[0].tolist() == [1, 1]
+    assert alone.producers_limits[1].tolist() == [0, 0]
+    whole = estimate(("a", "b"), [[8, 2], [0, 3]], [10.0, 1.0], pixels=[1000, 3])
+    assert whole.producers[0] == 1
+    assert whole.producers_limits[0].tolist() == [1, 1]
+    assert 0 < whole.producers_limits[1, 0] < whole.producers[1] < whole.producers_limits[1, 1] < 1
+
+
 def test_the_finite_population_correction_is_asked_for() -> None:
     plain = estimate(("a", "b"), [[6, 4], [5, 15]], [4.0, 6.0], pixels=[40, 100])
     finite = estimate(("a", "b"), [[6, 4], [5, 15]], [4.0, 6.0], pixels=[40, 100], finite=True)
