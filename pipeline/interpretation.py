@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.numerals import plural
 from pipeline.sample_form import CERTAINTIES
 from pipeline.setting_types import did_you_mean
 
@@ -95,8 +96,9 @@ def interpreted(
 
     Raises:
         InputError: With all that is wrong, by id: a class that there is not, points that are
-            missing, doubled, moved, or of another stratum.
+            missing, doubled, moved, or of another stratum; strata that are not those of the points.
     """
+    _check_strata(strata, drawn, source)
     wrong = _lost(rows, drawn)
     classes = _Classes([stratum.name for stratum in strata])
     matrix = np.zeros((len(strata), len(strata)), np.int64)
@@ -116,7 +118,7 @@ def interpreted(
             )
         if number is None:
             unlabelled.append(row["id"])
-        elif 0 <= drawn[row["id"]][3] < len(strata):
+        else:
             matrix[drawn[row["id"]][3], number] += 1
             unsure += [row["id"]] * (certainty == CERTAINTIES[1])
     if wrong:
@@ -148,6 +150,37 @@ def _text(value: object) -> str:
     """A value as it was meant: no blanks around or doubled, accents in one form."""
     plain = "" if value is None else str(value)
     return " ".join(unicodedata.normalize("NFC", plain).split())
+
+
+def _check_strata(
+    strata: Sequence[Stratum], drawn: Mapping[int, Sequence[Any]], source: str
+) -> None:
+    """Check that the strata are those that the points were drawn from."""
+    points = Counter(row[3] for row in drawn.values())
+    wrong = [
+        f"stratum {number}: has {plural(points[number], 'point')}, and is not there"
+        for number in sorted(set(points) - set(range(len(strata))))
+    ]
+    for number, stratum in enumerate(strata):
+        numbers = (stratum.pixels, stratum.area_m2, stratum.sampled)
+        if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in numbers):
+            wrong.append(f"{stratum.name}: pixels, area and points are {numbers}")
+        elif stratum.sampled != points[number]:
+            wrong.append(
+                f"{stratum.name}: {stratum.sampled} points were drawn, {points[number]} are there"
+            )
+        elif stratum.pixels < stratum.sampled or (stratum.area_m2 > 0) != (stratum.pixels > 0):
+            wrong.append(
+                f"{stratum.name}: {plural(stratum.sampled, 'point')} of "
+                f"{plural(stratum.pixels, 'pixel')} with {stratum.area_m2:g} m²"
+            )
+    if wrong:
+        raise InputError(
+            f"{source}: the table `strata` is not as it was drawn.",
+            wrong,
+            "Nothing but the layer `sample` is to be edited; draw the sample again, or take the "
+            "table from a copy.",
+        )
 
 
 def _lost(rows: Iterable[Mapping[str, Any]], drawn: Mapping[int, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,12 +27,11 @@ def own_ground(maps: Sequence[SheetMap]) -> list[SheetMap]:
         Maps that read 255 where the pixel's centre lies in a mapped pixel of an earlier one of
         the same coordinate system. Of others, common ground is told, and stays.
     """
+    earlier = _earlier([sheet.grid for sheet in maps])
     found = []
-    for number, sheet in enumerate(maps):
+    for sheet, numbers in zip(maps, earlier, strict=True):
         before = []
-        for other in maps[:number]:
-            if not _overlap(sheet.grid, other.grid):
-                continue
+        for other in (maps[number] for number in numbers):
             if sheet.grid.crs == other.grid.crs:
                 before.append(other)
             else:
@@ -46,10 +46,21 @@ def own_ground(maps: Sequence[SheetMap]) -> list[SheetMap]:
     return found
 
 
-def _overlap(grid: PixelGrid, other: PixelGrid) -> bool:
-    left, bottom, right, top = geotiff.bounds_in(grid, other.crs)
-    west, south, east, north = other.bounds
-    return left < east and west < right and bottom < north and south < top
+def _earlier(grids: Sequence[PixelGrid]) -> list[list[int]]:
+    """Numbers of the earlier grids that each overlaps, ascending."""
+    members: dict[str, list[int]] = {}
+    for number, grid in enumerate(grids):
+        members.setdefault(grid.crs, []).append(number)
+    found: list[list[int]] = [[] for _ in grids]
+    for crs, numbers in members.items():
+        theirs = np.array([grids[number].bounds for number in numbers])
+        # Bounds in another system are reckoned once a system, not once a pair of sheets.
+        for number in range(numbers[0] + 1, len(grids)):
+            left, bottom, right, top = geotiff.bounds_in(grids[number], crs)
+            west, south, east, north = theirs[: bisect_left(numbers, number)].T
+            meet = (left < east) & (west < right) & (bottom < north) & (south < top)
+            found[number] += [numbers[place] for place in np.flatnonzero(meet).tolist()]
+    return [sorted(of_one) for of_one in found]
 
 
 def _without(sheet: SheetMap, before: Sequence[SheetMap]) -> Read:

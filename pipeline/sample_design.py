@@ -12,12 +12,14 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import SettingsError
+from pipeline.numerals import plural
 
 Rule = Literal["equal", "proportional", "neyman"]
 """As many points in each stratum; by its area; by its area and how unsure its points are."""
@@ -28,6 +30,9 @@ MINIMUM = 50
 They make user's accuracies of rare classes sure. What is missed of a rare class lies in the strata
 of other classes, so its area and its producer's accuracy ask for more points in all.
 """
+
+LEAST = 2
+"""Points that a stratum cannot do without: of one alone, no standard error can be told."""
 
 EXPECTED_USERS = 0.8
 """User's accuracy that is expected of a class that nothing is known of."""
@@ -231,6 +236,54 @@ def allocate(
     remainders = np.where(sizes < high, (exact - sizes).round(9), -1.0)
     sizes[np.argsort(-remainders, kind="stable")[:rest]] += 1
     return sizes
+
+
+def check_sizes(
+    names: Sequence[str],
+    sizes: NDArray[np.int64],
+    weights: ArrayLike,
+    rule: Rule,
+    minimum: int,
+    expected_users: ArrayLike,
+    available: ArrayLike,
+) -> None:
+    """Check that each stratum has two points, or all its pixels: with fewer it has no interval.
+
+    Args:
+        names: Names of the strata.
+        sizes: What :func:`allocate` has dealt out.
+        weights: As there.
+        rule: As there.
+        minimum: As there.
+        expected_users: As there.
+        available: As there.
+
+    Raises:
+        SettingsError: With all strata that have fewer, and what would do.
+    """
+    pixels = np.asarray(available, np.int64)
+    needed = np.minimum(LEAST, pixels)
+    few = np.flatnonzero(sizes < needed)
+    if not len(few):
+        return
+
+    def enough(total: int) -> bool:
+        dealt = allocate(weights, total, rule, minimum, expected_users, available)
+        return bool((dealt >= needed).all())
+
+    # All pixels do, at the latest.
+    low, high = int(sizes.sum()), int(sizes.sum()) + 1
+    while not enough(high):
+        low, high = high, min(2 * high, int(pixels.sum()))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    raise SettingsError(
+        f"{plural(len(few), 'class', 'classes')} of the map would have fewer than {LEAST} points, "
+        "and a sample without them says nothing of the ground that is mapped so.",
+        [f"{names[k]}: {sizes[k]} of {plural(int(pixels[k]), 'pixel')}" for k in few.tolist()],
+        f"Say --minimum {LEAST} or more, or --size {high} or more.",
+    )
 
 
 def _appeal(weights: ArrayLike, rule: Rule, users: ArrayLike | None) -> NDArray[np.float64]:

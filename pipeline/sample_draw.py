@@ -6,7 +6,8 @@ follow the sheets as they are given and the rows of each from the top, so that t
 on the maps, the numbers and the seed, and on nothing else.
 
 Ground that two of the maps show would be in the sample twice as likely as the rest, and in the
-areas twice: let all but one of them read 255 there.
+areas twice: let all but one of them read 255 there. Pixels are drawn, and areas are spoken of: the
+pixels of all maps must cover as much ground (:func:`check_pixel_areas`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.geotiff import BLOCK
 from pipeline.grid import PixelGrid, Window, split
 from pipeline.nomenclature import IGNORE
+from pipeline.numerals import listed, plural
 from pipeline.parallel import ordered
 
 Read = Callable[[Window], NDArray[np.uint8]]
@@ -64,6 +66,10 @@ class Strata:
     counts: NDArray[np.int64]
 
 
+UNEQUAL = 0.01
+"""Areas of pixels may differ by so much of the larger one: UTM's own scale differs by 0.1 %."""
+
+
 class SamplePoint(NamedTuple):
     """A pixel that was drawn.
 
@@ -82,6 +88,47 @@ class SamplePoint(NamedTuple):
     x: float
     y: float
     stratum: int
+
+
+def check_pixel_areas(maps: Sequence[SheetMap]) -> None:
+    """Check that all pixels cover as much ground, so that points stand for as much of it.
+
+    Raises:
+        InputError: With all sizes, if areas differ by more than :data:`UNEQUAL`: those of maps, or
+            those of the rows of a map in degrees.
+    """
+    spans = []
+    for sheet in maps:
+        areas = ground_area.row_areas_m2(sheet.grid)
+        spans.append((float(areas.min()), float(areas.max())))
+    tall = [
+        f"sheet {sheet.sheet}: {low:.4g} m² to {high:.4g} m²"
+        for sheet, (low, high) in zip(maps, spans, strict=True)
+        if high - low > UNEQUAL * high
+    ]
+    if tall:
+        raise InputError(
+            "Points are drawn by pixel, and pixels in degrees cover more ground near the equator: "
+            "what is far from it would be in the sample too often.",
+            tall,
+            "Bring the map to a projected coordinate system, such as UTM: "
+            "gdalwarp -r near -t_srs EPSG:25830.",
+        )
+    least, most = min(low for low, _ in spans), max(high for _, high in spans)
+    if most - least > UNEQUAL * most:
+        sizes: dict[str, list[str]] = {}
+        for sheet, (low, high) in zip(maps, spans, strict=True):
+            sizes.setdefault(f"{(low + high) / 2:.4g} m²", []).append(sheet.sheet)
+        raise InputError(
+            "Points are drawn by pixel, and the pixels of these maps do not cover as much ground: "
+            "what has small pixels would be in the sample too often.",
+            [
+                f"{size}: {plural(len(names), 'sheet')}, {listed(names)}"
+                for size, names in sizes.items()
+            ],
+            "Draw a sample of each size, or bring the maps to one (gdalwarp -r near -tr ...; those "
+            "in degrees to a projected coordinate system, -t_srs).",
+        )
 
 
 def count_strata(
@@ -106,8 +153,12 @@ def count_strata(
         for number, sheet in enumerate(maps)
         for window in split(sheet.grid.window, sheet.grid.width, rows)
     )
-    areas = [ground_area.row_areas_m2(sheet.grid) for sheet in maps]
-    alike = [bool((of_rows == of_rows[0]).all()) for of_rows in areas]
+    areas = []
+    for sheet in maps:
+        of_rows = ground_area.row_areas_m2(sheet.grid)
+        # Copied: a view would keep the areas of all rows of thousands of sheets.
+        areas.append(of_rows[:1].copy() if (of_rows == of_rows[0]).all() else of_rows)
+    alike = [len(of_rows) == 1 for of_rows in areas]
 
     def counted(band: tuple[int, Window]) -> NDArray[np.int64]:
         """Pixels of each class, of each row where rows have areas of their own."""
@@ -126,9 +177,10 @@ def count_strata(
             # Row by row: sums of floats depend on their order, and that may not be the bands'.
             for m2, of_row in zip(areas[number][window.row : window.bottom], pixels, strict=True):
                 area += m2 * of_row
+    of_maps = np.zeros((len(maps), classes), np.int64)
+    np.add.at(of_maps, [number for number, _ in bands], counts)
     for number in np.flatnonzero(alike).tolist():
-        mine = [place for place, band in enumerate(bands) if band[0] == number]
-        area += counts[mine].sum(axis=0) * areas[number][0]
+        area += of_maps[number] * areas[number][0]
     return Strata(tuple(maps), counts.sum(axis=0), area, bands, counts)
 
 

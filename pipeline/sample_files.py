@@ -7,6 +7,7 @@ lost, copied or moved is told.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 import struct
@@ -19,7 +20,7 @@ import pyproj
 
 from pipeline.errors import InputError, OutputError
 from pipeline.interpretation import InterpretedSample, Stratum, interpreted
-from pipeline.numerals import count
+from pipeline.numerals import count, listed
 from pipeline.sample_draw import SamplePoint
 from pipeline.sample_form import FIELDS, FILLED, sample_style
 
@@ -31,6 +32,8 @@ LAYOUT = 1
 
 _SEVERAL = "EPSG:4326"  # of points in more than one coordinate system
 _DATE = "2000-01-01T00:00:00.000Z"  # always the same: so are the bytes of the file
+_FOLDER = re.compile(r"chips-[0-9a-f]{8}")
+_CHIP = re.compile(r"\d+\.jpg")
 _COLUMNS = {
     LAYER: (*FIELDS, "geom"),
     "strata": ("stratum", "name", "color", "pixels", "area_m2", "sampled"),
@@ -47,9 +50,23 @@ CREATE TABLE drawn (id INTEGER PRIMARY KEY NOT NULL, sheet TEXT NOT NULL, row IN
 """
 
 
-def chip_name(number: int) -> str:
+def chips_name(points: Sequence[SamplePoint]) -> str:
+    """Folder of the image chips beside the GeoPackage: other points have another.
+
+    So the chips of a new sample never lie where an older one, which a killed job leaves in its
+    place, looks for its own.
+    """
+    return f"chips-{hashlib.sha256(repr([*map(tuple, points)]).encode()).hexdigest()[:8]}"
+
+
+def chips_folders(path: Path) -> list[Path]:
+    """Folders of image chips beside a sample, its own and those of samples before it."""
+    return sorted(p for p in path.parent.glob("chips-*") if _FOLDER.fullmatch(p.name))
+
+
+def chip_name(number: int, folder: str) -> str:
     """File of a point's chip, relative to the GeoPackage; it tells nothing of the stratum."""
-    return f"chips/{number:05d}.jpg"
+    return f"{folder}/{number:05d}.jpg"
 
 
 def write_sample(
@@ -58,7 +75,7 @@ def write_sample(
     strata: Sequence[Stratum],
     crs: str,
     design: Mapping[str, str],
-    chips: bool = True,
+    chips: str | None = None,
 ) -> None:
     """Write the points of a sample; the same points give the same bytes.
 
@@ -68,7 +85,7 @@ def write_sample(
         strata: All classes in the order of their ids.
         crs: Coordinate reference system of the layer.
         design: How they were drawn: keys and values.
-        chips: Whether each has an image chip, of the name :func:`chip_name`.
+        chips: Folder of their image chips, which :func:`chip_name` names; None for none.
 
     Raises:
         OutputError: If it cannot be written.
@@ -87,7 +104,7 @@ def write_sample(
     columns: dict[str, list[Any]] = {name: [None] * len(points) for name in FILLED}
     columns |= {
         "id": list(ids),
-        "chip": [chip_name(i) if chips else None for i in ids],
+        "chip": [chip_name(i, chips) if chips else None for i in ids],
         "sheet": [point.sheet for point in points],
         "row": [point.row for point in points],
         "col": [point.col for point in points],
@@ -95,7 +112,7 @@ def write_sample(
         "geom": [struct.pack("<BIdd", 1, 1, point.x, point.y) for point in points],
     }
     batch = pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema)
-    style = sample_style([stratum.name for stratum in strata], chips)
+    style = sample_style([stratum.name for stratum in strata], bool(chips))
     vector_files.write_geopackage([batch], schema, draft, LAYER, crs, style)
     told = {**design, "layout": str(LAYOUT), "points": str(len(points))}
     with closing(sqlite3.connect(draft)) as base:
@@ -151,22 +168,24 @@ def read_sample(path: Path) -> InterpretedSample:
     return interpreted(rows, drawn, strata, design, str(path))
 
 
-def check_replaceable(path: Path, chips: Path, overwrite: bool = False) -> None:
+def check_replaceable(path: Path, overwrite: bool = False) -> None:
     """Check that what is in the way of a new sample may go, and close it.
 
     Args:
         path: The sample's file, which need not be there.
-        chips: The folder of its image chips.
         overwrite: Whether points that are interpreted may be lost.
 
     Raises:
         OutputError: If it has interpreted points, is open in QGIS, or is no sample at all.
     """
-    ours = re.compile(r"\d+\.jpg")
-    strange = [str(file) for file in chips.glob("*") if not ours.fullmatch(file.name)]
-    if strange or (chips.exists() and not chips.is_dir()):
+    folders = chips_folders(path)
+    strange = [str(folder) for folder in folders if not folder.is_dir()]
+    for folder in folders:
+        strange += [str(file) for file in folder.glob("*") if not _CHIP.fullmatch(file.name)]
+    if strange:
         raise OutputError(
-            f"{chips}: would be replaced, and has other things in it than image chips.",
+            f"{path.parent}: folders of image chips would be replaced, and have other things in "
+            "them.",
             strange,
             "Choose another folder, or move them away.",
         )
@@ -184,7 +203,8 @@ def check_replaceable(path: Path, chips: Path, overwrite: bool = False) -> None:
         raise OutputError(
             f"{path}: what somebody has filled in for {count(filled)} "
             f"{'point' if filled == 1 else 'points'} would be lost.",
-            remedy=f"Move it and the folder {chips.name} away to keep it, or say --overwrite.",
+            remedy=f"Move {listed([path.name, *(folder.name for folder in folders)])} away to keep "
+            "it, or say --overwrite.",
         )
     release(path)
 

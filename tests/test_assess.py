@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.full_reference import count_pairs
 from pipeline.geotiff import RasterWriter
 from pipeline.grid import PixelGrid, Window
 from pipeline.ground_area import row_areas_m2
+from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import IGNORE
 from pipeline.run import Run
 from pipeline.sample_design import Rule, allocate, expected_se, least_size
@@ -121,7 +123,10 @@ def test_a_runs_sample_is_assessed(run: Run) -> None:
     estimates = stages.assess(run)
     ids = _map()
     mapped = np.bincount(ids[ids != IGNORE], minlength=3) * 0.25
-    expected = area_estimates.estimate(NAMES, matrix, mapped, pixels=(mapped * 4).astype(int))
+    expected = replace(
+        area_estimates.estimate(NAMES, matrix, mapped, pixels=(mapped * 4).astype(int)),
+        sheets=("s",), splits=("map",), maps=maps_digest({"s": run.paths.land_cover_map("s")}),
+    )  # fmt: skip
     assert estimates.as_json() == expected.as_json()
     assert run.paths.area_estimates.read_text("utf-8") == expected.as_json()
     assert run.paths.area_estimates_table.read_text("utf-8") == expected.as_csv()
@@ -165,6 +170,33 @@ def test_the_sample_of_other_classes_is_not_that_of_the_run(run: Run) -> None:
     with pytest.raises(InputError, match="made with another nomenclature"):
         stages.assess(run)
     assert stages.assess_sample(run.paths.sample).points == 60
+
+
+def test_the_sample_of_maps_that_were_made_anew_is_refused(
+    run: Run, raster: Raster, caplog: pytest.LogCaptureFixture
+) -> None:
+    _interpret(run.paths.sample)
+    first = stages.assess(run)
+    raster("run/maps/s.tif", _map(), run.nomenclature.fingerprint)  # the same once more
+    assert stages.assess(run).as_json() == first.as_json()
+    raster("run/maps/s.tif", _truth(), run.nomenclature.fingerprint)
+    with pytest.raises(InputError, match="made anew since the sample was drawn") as caught:
+        stages.assess(run)
+    assert caught.value.items == ("sheets: s",)
+    assert stages.assess_sample(run.paths.sample).maps == first.maps
+    run.paths.land_cover_map("s").unlink()
+    with pytest.raises(InputError, match="made anew since the sample was drawn"):
+        stages.assess(run)
+    with closing(sqlite3.connect(run.paths.sample)) as base:
+        base.execute("DELETE FROM design WHERE key = 'maps_digest'")
+        base.commit()
+    assert stages.assess(run).maps == ""
+    assert "does not say which maps it was drawn from" in caplog.text
+    with closing(sqlite3.connect(run.paths.sample)) as base:
+        base.execute("UPDATE design SET value = '{' WHERE key = 'maps'")
+        base.commit()
+    with pytest.raises(InputError, match="does not say its maps"):
+        stages.assess(run)
 
 
 def test_the_finite_population_correction_shortens_the_papers_intervals(run: Run) -> None:
@@ -224,6 +256,38 @@ def test_a_full_reference_is_counted_and_sampled(tmp_path: Path, raster: Raster)
     )
     assert again.sampled is not None
     assert again.sampled.as_json() == files["e.sample.json"]
+
+
+@pytest.mark.parametrize(("size", "minimum"), [(20, 50), (12, 0), (10**6, 50)])
+def test_the_exact_result_outlives_a_sample_that_cannot_be_drawn(
+    tmp_path: Path, raster: Raster, size: int, minimum: int
+) -> None:
+    ids = _map()
+    ids[ids == 2] = 0
+    ids[0, 10:14] = 2
+    map_file, reference = raster("m.tif", ids, "a"), raster("t.tif", _truth(), legend=False)
+    files = ["assess", "--map", str(map_file), "--reference", str(reference)]
+    options = ["--out", str(tmp_path / "e.json"), "--size", str(size), "--minimum", str(minimum)]
+    answer = CliRunner().invoke(cli.app, [*files, *options])
+    assert isinstance(answer.exception, SettingsError)
+    pairs = pair_counts(ids, _truth())[:3, :3]
+    text = (tmp_path / "e.json").read_text("utf-8")
+    exact = area_estimates.from_json(text, "e.json")
+    np.testing.assert_array_equal(exact.sample, pairs)
+    assert (exact.sheets, exact.maps) == (("m",), maps_digest({"m": map_file}))
+    assert "Overall accuracy" in answer.stdout
+    assert not (tmp_path / "e.sample.json").exists()
+
+
+def test_a_sample_of_rows_that_do_not_cover_as_much_ground_is_refused(raster: Raster) -> None:
+    grid = PixelGrid("EPSG:4258", -6.0, 43.5, 0.01, 0.01, 90, 70)
+    told: list[area_estimates.AreaEstimates] = []
+    with pytest.raises(InputError, match="near the equator"):
+        stages.assess_reference(
+            raster("m.tif", _map(), grid=grid), raster("t.tif", _truth(), grid=grid),
+            design=SampleDesign(400), counted=told.append,
+        )  # fmt: skip
+    assert len(told) == 1
 
 
 def test_a_sample_of_all_pixels_is_the_reference(raster: Raster) -> None:
@@ -289,7 +353,9 @@ def test_the_command_prints_hectares_and_per_cent(
     ]
     assert [answer.exit_code for answer in answers] == [0, 0]
     assert answers[0].stdout == answers[1].stdout
-    assert (tmp_path / "e.json").read_bytes() == run.paths.area_estimates.read_bytes()
+    of_run = run.paths.area_estimates.read_text("utf-8")
+    of_file = (tmp_path / "e.json").read_text("utf-8")
+    assert of_file == of_run.replace('"splits": ["map"]', '"splits": []')
     estimates = area_estimates.from_json((tmp_path / "e.json").read_text("utf-8"), "e.json")
     forest = next(line for line in answers[0].stdout.splitlines() if "Forest" in line).split()
     low, high = estimates.area_limits_m2[0] / 1e4

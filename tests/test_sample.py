@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import sqlite3
 from contextlib import closing
 from itertools import pairwise
@@ -16,18 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import cli, config, stages, styles
+from pipeline import cli, config, geotiff, publication, stages, styles
 from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, OutputError, SettingsError, TeselaError
 from pipeline.geotiff import RasterWriter
 from pipeline.grid import PixelGrid, Window
+from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import IGNORE
-from pipeline.own_ground import own_ground
+from pipeline.own_ground import _earlier, own_ground
 from pipeline.run import Run
 from pipeline.sample_chips import DETAIL, ZOOM
 from pipeline.sample_draw import SheetMap
-from pipeline.sample_files import read_sample
+from pipeline.sample_files import chips_folders, read_sample
 from pipeline.stages import SampleDesign
 
 NAMES, COLORS = (
@@ -135,14 +138,17 @@ def test_a_run_is_sampled_with_all_that_belongs_to_it(run: Run, tmp_path: Path) 
         values = frame[name].tolist()
         assert sum(a != b for a, b in pairwise(values)) > 10
     design = dict(found.design)
+    assert design.pop("maps_digest") == maps_digest(
+        {sheet: run.paths.land_cover_map(sheet) for sheet in GRIDS}
+    )
     assert json.loads(design.pop("maps")) == {s: f"../maps/{s}.tif" for s in GRIDS}
     assert json.loads(design.pop("expected_users")) == dict.fromkeys(NAMES, 0.8)
     assert design == {
         "allocation": "neyman", "minimum": "10", "seed": "3", "target_se": "", "layout": "1",
         "points": "45", "nomenclature": run.nomenclature.fingerprint,
     }  # fmt: skip
-    chips = out.parent / "chips"
-    assert {f"chips/{path.name}" for path in chips.iterdir()} == set(frame["chip"])
+    (chips,) = chips_folders(out)
+    assert {f"{chips.name}/{path.name}" for path in chips.iterdir()} == set(frame["chip"])
     middle = DETAIL // 2 * ZOOM
     for point in frame.itertuples():
         with Image.open(out.parent / point.chip) as image:
@@ -204,7 +210,7 @@ def test_a_sample_that_somebody_has_begun_is_kept(run: Run) -> None:
     with pytest.raises(OutputError, match="for 2 points would be lost"):
         stages.sample(run, PLAN)
     assert run.paths.sample.read_bytes() == before
-    assert not (run.paths.sample.parent / "chips").exists()
+    assert not chips_folders(run.paths.sample)
     stages.sample(run, PLAN, chips=False, overwrite=True)
     again = geopandas.read_file(run.paths.sample, layer="sample")
     assert again["reference"].isna().all()
@@ -282,6 +288,40 @@ def test_common_ground_in_two_systems_is_told(caplog: pytest.LogCaptureFixture) 
     assert "a and b overlap in two coordinate systems" in caplog.text
 
 
+def test_overlaps_are_found_with_few_transformations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by comparing all pairs; bounds in another system cost the most."""
+    draw = np.random.default_rng(4)
+    grids = [
+        PixelGrid(
+            zone, float(left + draw.uniform(0, 60_000)), float(4.4e6 + draw.uniform(0, 60_000)),
+            50.0, 50.0, 60, 70,
+        )
+        for zone, left in 60 * [("EPSG:25830", 7.4e5), ("EPSG:25831", 2.3e5)]
+    ]  # fmt: skip
+
+    def meet(grid: PixelGrid, other: PixelGrid) -> bool:
+        left, bottom, right, top = geotiff.bounds_in(grid, other.crs)
+        west, south, east, north = other.bounds
+        return left < east and west < right and bottom < north and south < top
+
+    expected = [
+        [number for number in range(place) if meet(grid, grids[number])]
+        for place, grid in enumerate(grids)
+    ]
+    calls, real = [], geotiff.bounds_in
+
+    def counted(grid: PixelGrid, crs: str) -> tuple[float, float, float, float]:
+        calls.append(crs)
+        return real(grid, crs)
+
+    monkeypatch.setattr(geotiff, "bounds_in", counted)
+    assert _earlier(grids) == expected
+    assert sum(map(len, expected)) > 50
+    assert len(calls) <= 2 * len(grids)
+
+
 def test_any_maps_are_sampled(tmp_path: Path) -> None:
     maps = [write_map(tmp_path / f"{sheet}.tif", sheet) for sheet in GRIDS]
     photos = [write_orthophoto(tmp_path / "o" / f"{sheet}.tif", sheet) for sheet in GRIDS]
@@ -292,7 +332,8 @@ def test_any_maps_are_sampled(tmp_path: Path) -> None:
         list(population().values()), minlength=4
     ).tolist()  # fmt: skip
     assert json.loads(found.design["maps"]) == {s: f"../{s}.tif" for s in GRIDS}
-    assert len(list((out.parent / "chips").iterdir())) == 12
+    (chips,) = chips_folders(out)
+    assert len(list(chips.iterdir())) == 12
     with pytest.raises(SettingsError, match="2 maps and 1 orthophotos"):
         stages.sample_maps(maps, photos[:1], out)
     with pytest.raises(InputError, match="other pixels than their orthophotos") as caught:
@@ -303,12 +344,10 @@ def test_any_maps_are_sampled(tmp_path: Path) -> None:
     other = write_map(tmp_path / "other.tif", "east", tag="b")
     with pytest.raises(InputError, match="other classes than each other"):
         stages.sample_maps([maps[0], other], [], out, chips=False)
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "chips").mkdir()
-    (tmp_path / "taken" / "chips" / "crisps.txt").write_text("mine")
-    with pytest.raises(OutputError, match="other things in it"):
-        stages.sample_maps(maps, photos, tmp_path / "taken" / "sample.gpkg")
-    assert (tmp_path / "taken" / "chips" / "crisps.txt").read_text() == "mine"
+    (chips / "crisps.txt").write_text("mine")
+    with pytest.raises(OutputError, match="other things in them"):
+        stages.sample_maps(maps, photos, out, SampleDesign(12, minimum=3, seed=1))
+    assert (chips / "crisps.txt").read_text() == "mine"
 
 
 def test_people_are_told_what_was_drawn_and_what_to_do(
@@ -323,6 +362,145 @@ def test_people_are_told_what_was_drawn_and_what_to_do(
     assert "Water: 10 points in 6.2 % of the area; expected user's accuracy 80.0 %" in told
     assert "Road: mapped nowhere" in told
     assert f"{run.paths.sample}: open it in QGIS, fill `reference` of every point" in told
+    assert "run `python -m pipeline assess --config SETTINGS`" in told
+
+
+def test_the_chips_that_a_sample_names_are_its_own_whenever_a_job_is_killed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run.paths.sample
+    stages.sample(run, PLAN)
+    (old,) = chips_folders(out)
+    before, pictures = out.read_bytes(), {p.name: p.read_bytes() for p in old.iterdir()}
+    renamed = publication._renamed
+
+    def killed(draft: Path, target: Path) -> None:
+        if target == out:
+            raise KeyboardInterrupt
+        renamed(draft, target)
+
+    monkeypatch.setattr(publication, "_renamed", killed)
+    other = SampleDesign(size=45, minimum=10, seed=4)
+    with pytest.raises(KeyboardInterrupt):
+        stages.sample(run, other)
+    assert out.read_bytes() == before
+    assert {p.name: p.read_bytes() for p in old.iterdir()} == pictures
+    monkeypatch.undo()
+    stages.sample(run, other)
+    (new,) = chips_folders(out)
+    assert new != old
+    assert {
+        Path(chip).parent.name for chip in geopandas.read_file(out, layer="sample")["chip"]
+    } == {new.name}
+    stages.sample(run, other, chips=False)
+    assert not chips_folders(out)
+
+
+def test_estimates_of_a_sample_that_is_replaced_are_removed(run: Run) -> None:
+    stages.sample(run, PLAN, chips=False)
+    stale = (run.paths.area_estimates, run.paths.area_estimates_table)
+    for path in stale:
+        path.write_text("of the old sample")
+    with pytest.raises(SettingsError, match="points are too few"):
+        stages.sample(run, SampleDesign(size=5), chips=False)
+    assert all(path.exists() for path in stale)
+    stages.sample(run, PLAN, chips=False, overwrite=True)
+    assert not any(path.exists() for path in stale)
+
+
+def write_ids(path: Path, ids: NDArray[np.uint8], grid: PixelGrid) -> Path:
+    with RasterWriter(path, grid, "uint8", IGNORE, COLORS, {}) as raster:
+        raster.write(grid.window, ids)
+    sidecars(path)[0].write_text(styles.class_pam(NAMES, COLORS), "utf-8")
+    return path
+
+
+def test_pixels_that_do_not_cover_as_much_ground_are_refused(tmp_path: Path) -> None:
+    """Half of the points on 4 ha and half on 64 ha would tell a tenth of the area's truth."""
+    ids = np.zeros((40, 40), np.uint8)
+    maps = [
+        write_ids(
+            tmp_path / f"{name}.tif", ids, PixelGrid("EPSG:25830", x, 4.4e6, size, size, 40, 40)
+        )
+        for name, x, size in (("fine", 4e5, 0.5), ("coarse", 4.1e5, 2.0), ("near", 4.2e5, 0.501))
+    ]
+    out = tmp_path / "out" / "sample.gpkg"
+    with pytest.raises(InputError, match="do not cover as much ground") as caught:
+        stages.sample_maps(maps, [], out, SampleDesign(60), chips=False)
+    assert caught.value.items == (
+        "0.25 m²: 1 sheet, fine", "4 m²: 1 sheet, coarse", "0.251 m²: 1 sheet, near"
+    )  # fmt: skip
+    assert "a sample of each" in caught.value.remedy
+    assert not out.exists()
+    stages.sample_maps([maps[0], maps[2]], [], out, SampleDesign(60), chips=False)
+    assert read_sample(out).sampled.sum() == 60
+
+
+@pytest.mark.parametrize(("top", "height"), [(43.5, 70), (0.35, 70), (9.0, 1800)])
+def test_rows_in_degrees_that_do_not_cover_as_much_ground_are_refused(
+    tmp_path: Path, top: float, height: int
+) -> None:
+    """0.7 degrees at 43 degrees differ by 1.1 %, at the equator by nothing."""
+    grid = PixelGrid("EPSG:4258", -6.0, top, 0.01, 0.01, 5, height)
+    path = write_ids(tmp_path / "a.tif", np.zeros((height, 5), np.uint8), grid)
+    out = tmp_path / "out" / "sample.gpkg"
+    if top < 1:
+        stages.sample_maps([path], [], out, SampleDesign(50), chips=False)
+        assert out.exists()
+        return
+    with pytest.raises(InputError, match="near the equator") as caught:
+        stages.sample_maps([path], [], out, SampleDesign(50), chips=False)
+    assert len(caught.value.items) == 1
+    assert "gdalwarp -r near -t_srs" in caught.value.remedy
+    assert not out.exists()
+
+
+def test_no_class_of_the_map_is_left_without_points(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = np.zeros((100, 100), np.uint8)
+    ids[0, :40], ids[1, 0] = 1, 2
+    grid = PixelGrid("EPSG:25830", 4e5, 4.4e6, 0.5, 0.5, 100, 100)
+    path, out = write_ids(tmp_path / "a.tif", ids, grid), tmp_path / "out" / "sample.gpkg"
+    for minimum in (0, 1):
+        with pytest.raises(SettingsError, match="fewer than 2 points") as caught:
+            stages.sample_maps(
+                [path], [], out, SampleDesign(80, minimum=minimum), chips=False
+            )  # fmt: skip
+        assert not out.exists()
+        told = "\n".join(caught.value.items).replace("\u202f", " ")
+        assert told.startswith(f"Built-up: {minimum} of 40 pixels")
+        assert ("Water" in told) == (minimum == 0)
+        least = int(caught.value.remedy.split("--size ")[1].split()[0])
+        stages.sample_maps([path], [], out, SampleDesign(least, minimum=minimum), chips=False)
+        assert (read_sample(out).sampled[:3] >= (2, 2, 1)).all()
+        with pytest.raises(SettingsError, match="fewer than 2 points"):
+            stages.sample_maps(
+                [path], [], out, SampleDesign(least - 1, minimum=minimum), chips=False
+            )
+        out.unlink()
+    with caplog.at_level("INFO"):
+        stages.sample_maps([path], [], out, SampleDesign(5, minimum=2), chips=False)
+    assert read_sample(out).sampled.tolist() == [2, 2, 1, 0]
+    assert "inf" not in caplog.text.replace("INFO", "")
+    assert caplog.text.count("mapped nowhere") == 1
+
+
+def test_more_maps_than_can_be_open_are_sampled(tmp_path: Path) -> None:
+    ids, paths = np.zeros((4, 4), np.uint8), []
+    for number in range(60):
+        grid = PixelGrid("EPSG:25830", 4e5 + 1.5 * number, 4.4e6, 0.5, 0.5, 4, 4)
+        paths.append(write_ids(tmp_path / f"{number}.tif", ids, grid))
+    out = tmp_path / "out" / "sample.gpkg"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(number) for number in os.listdir("/dev/fd"))  # noqa: PTH208 - no folder
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, limits[1]))
+    try:
+        stages.sample_maps(paths, [], out, SampleDesign(60), chips=False, threads=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    # Each sheet but the first shares a column with the one before.
+    assert read_sample(out).mapped_pixels.tolist() == [4 * (3 * 60 + 1), 0, 0, 0]
 
 
 def test_the_command_takes_a_run_or_files(run: Run, tmp_path: Path) -> None:
@@ -339,6 +517,7 @@ def test_the_command_takes_a_run_or_files(run: Run, tmp_path: Path) -> None:
     done = runner.invoke(cli.app, [*of_run, "--size", "45", "--minimum", "10"])
     assert done.exit_code == 0, done.output
     assert run.paths.sample.read_bytes() == before
+    assert f"assess--config{settings}`" in "".join(done.output.split())  # lines are wrapped
     files = ["sample", "--map", str(run.paths.land_cover_map("west")), "--no-chips"]
     done = runner.invoke(
         cli.app,
@@ -346,6 +525,7 @@ def test_the_command_takes_a_run_or_files(run: Run, tmp_path: Path) -> None:
          "--target-se", "0.05", "--allocation", "equal", "--minimum", "2"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert f"assess--sample{tmp_path / 'o' / 'sample.gpkg'}`" in "".join(done.output.split())
     found = read_sample(tmp_path / "o" / "sample.gpkg")
     assert len(set(found.sampled[:3])) <= 2
     assert found.design["allocation"] == "equal"
@@ -356,6 +536,8 @@ def test_the_command_takes_a_run_or_files(run: Run, tmp_path: Path) -> None:
         [*of_run, "--out", "o"],
         [*of_run, "--size", "90", "--target-se", "0.1"],
         [*of_run, "--target-se", "0"],
+        [*files, "--out", str(tmp_path / "s.gpkg")],
+        ["sample", "--config", str(settings), "--sheets", " , "],
     ):
         failed = runner.invoke(cli.app, wrong)
         assert isinstance(failed.exception, SettingsError), wrong

@@ -43,6 +43,7 @@ POINTS = [
     SamplePoint("0722", row, col, 700_000.25 + col / 2, 4_399_999.75 - row / 2, stratum)
     for row, col, stratum in [(3, 9, 1), (0, 0, 0), (7, 2, 2), (5, 5, 0), (8, 8, 1)]
 ]
+CHIPS = "chips-0123abcd"
 DESIGN = {"seed": "7", "allocation": "neyman"}
 
 
@@ -51,7 +52,7 @@ def sample(tmp_path: Path) -> Path:
     """Five points of three classes; a fourth class is mapped nowhere."""
     path = tmp_path / "a sample" / "sample.gpkg"
     path.parent.mkdir()
-    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN)
+    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN, CHIPS)
     return path
 
 
@@ -83,7 +84,7 @@ def test_the_layer_has_the_points_and_no_word_of_the_map(sample: Path) -> None:
     assert frame.crs == "EPSG:25830"
     assert frame["id"].tolist() == [1, 2, 3, 4, 5]
     assert frame["stratum"].tolist() == [1, 0, 2, 0, 1]
-    assert frame["chip"].tolist() == [f"chips/0000{i}.jpg" for i in range(1, 6)]
+    assert frame["chip"].tolist() == [f"chips-0123abcd/0000{i}.jpg" for i in range(1, 6)]
     assert list(zip(frame.geometry.x, frame.geometry.y, strict=True)) == [p[3:5] for p in POINTS]
     assert frame[["reference", "certainty", "comment", "interpreter"]].isna().all().all()
     with closing(sqlite3.connect(sample)) as base:
@@ -101,13 +102,13 @@ def test_the_layer_has_the_points_and_no_word_of_the_map(sample: Path) -> None:
 
 def test_the_same_points_give_the_same_bytes(sample: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.gpkg"
-    write_sample(again, POINTS, STRATA, "EPSG:25830", DESIGN)
+    write_sample(again, POINTS, STRATA, "EPSG:25830", DESIGN, CHIPS)
     assert again.read_bytes() == sample.read_bytes()
 
 
 def test_without_chips_nothing_shows_any(tmp_path: Path) -> None:
     path = tmp_path / "sample.gpkg"
-    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN, chips=False)
+    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN)
     assert geopandas.read_file(path, layer="sample")["chip"].isna().all()
     style = ET.fromstring(sample_style(["a"], chips=False))
     assert style.find("fieldConfiguration/field[@name='chip']/editWidget").get("type") == "Hidden"  # type: ignore[union-attr]
@@ -191,6 +192,27 @@ def test_what_is_no_sample_is_told(sample: Path, tmp_path: Path) -> None:
     assert list(caught.value.items) == ["columns of sample: reference", "table strata"]
 
 
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE strata SET pixels = 1 WHERE stratum = 0", "Water: 2 points of 1 pixel"),
+        ("UPDATE strata SET sampled = 9 WHERE stratum = 0", "9 points were drawn, 2 are there"),
+        ("UPDATE strata SET area_m2 = 0 WHERE stratum = 2", "1 point of 100 pixels with 0 m²"),
+        ("UPDATE strata SET area_m2 = -1 WHERE stratum = 2", "(100, -1.0, 1)"),
+        ("UPDATE strata SET pixels = 'many' WHERE stratum = 3", "('many', 0.0, 0)"),
+        ("DELETE FROM strata WHERE stratum > 1", "stratum 2: has 1 point, and is not there"),
+    ],
+)
+def test_strata_that_are_not_those_of_the_points_are_told(
+    sample: Path, statement: str, told: str
+) -> None:
+    change(sample, statement)
+    with pytest.raises(InputError, match="`strata` is not as it was drawn") as caught:
+        read_sample(sample)
+    assert len(caught.value.items) == 1
+    assert told in caught.value.items[0]
+
+
 def test_a_sample_of_another_layout_is_not_guessed_at(sample: Path) -> None:
     change(sample, "UPDATE design SET value = '2' WHERE key = 'layout'")
     with pytest.raises(InputError, match="layout 2"):
@@ -198,7 +220,6 @@ def test_a_sample_of_another_layout_is_not_guessed_at(sample: Path) -> None:
 
 
 def test_a_journal_beside_it_counts_and_forbids_to_replace_it(sample: Path) -> None:
-    chips = sample.parent / "chips"
     with closing(sqlite3.connect(sample)) as other:  # as QGIS has it open
         for (name,) in other.execute(
             "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -214,39 +235,43 @@ def test_a_journal_beside_it_counts_and_forbids_to_replace_it(sample: Path) -> N
             assert file.execute(count).fetchone() == (0,)
         assert read_sample(sample).matrix[0, 0] == 1
         with pytest.raises(OutputError, match="is open in another program"):
-            check_replaceable(sample, chips, overwrite=True)
+            check_replaceable(sample, overwrite=True)
         # What a killed QGIS leaves behind.
         left = sample.parent / "killed"
         left.mkdir()
         for path in sample.parent.glob("sample.gpkg*"):
             shutil.copy(path, left)
     assert read_sample(left / "sample.gpkg").matrix[0, 0] == 1
-    check_replaceable(left / "sample.gpkg", left / "chips", overwrite=True)
+    check_replaceable(left / "sample.gpkg", overwrite=True)
     assert [path.name for path in left.iterdir()] == ["sample.gpkg"]
     assert read_sample(left / "sample.gpkg").matrix[0, 0] == 1
 
 
 def test_only_a_sample_that_nobody_has_begun_is_replaced(sample: Path) -> None:
-    chips = sample.parent / "chips"
-    check_replaceable(sample.with_name("none.gpkg"), chips)
+    chips = sample.parent / CHIPS
+    check_replaceable(sample.with_name("none.gpkg"))
     chips.mkdir()
-    (sample.parent / chip_name(1)).write_bytes(b"")
-    check_replaceable(sample, chips)
+    (sample.parent / chip_name(1, CHIPS)).write_bytes(b"")
+    (sample.parent / "chips").mkdir()  # of somebody else
+    (sample.parent / "chips" / "crisps.txt").write_bytes(b"")
+    check_replaceable(sample)
     change(sample, "UPDATE sample SET comment = 'a hut?' WHERE id = 2")
     interpreted(sample, p1="Water")
     with pytest.raises(OutputError, match="for 2 points would be lost") as caught:
-        check_replaceable(sample, chips)
+        check_replaceable(sample)
+    assert "Move sample.gpkg and chips-0123abcd away" in caught.value.remedy
     assert "--overwrite" in caught.value.remedy
-    check_replaceable(sample, chips, overwrite=True)
+    check_replaceable(sample, overwrite=True)
     (chips / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(OutputError, match="other things in it") as caught:
-        check_replaceable(sample, chips, overwrite=True)
+    with pytest.raises(OutputError, match="other things in them") as caught:
+        check_replaceable(sample, overwrite=True)
     assert caught.value.items == (str(chips / "holiday.jpg"),)
+    (chips / "holiday.jpg").unlink()
     geopandas.read_file(sample, layer="sample")[["id", "geometry"]].to_file(
         sample.with_name("other.gpkg")
     )
     with pytest.raises(OutputError, match="is no sample"):
-        check_replaceable(sample.with_name("other.gpkg"), chips.parent / "c", overwrite=True)
+        check_replaceable(sample.with_name("other.gpkg"), overwrite=True)
 
 
 def test_points_of_two_systems_are_brought_to_one() -> None:
@@ -270,10 +295,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     if not PYTHON.exists() or subprocess.run(there, check=False, capture_output=True).returncode:
         pytest.skip("QGIS is not installed here (python3-qgis)")
     path = tmp_path_factory.mktemp("in qgis") / "sample.gpkg"
-    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN)
-    (path.parent / "chips").mkdir()
+    write_sample(path, POINTS, STRATA, "EPSG:25830", DESIGN, CHIPS)
+    (path.parent / CHIPS).mkdir()
     # The chip of the point that the form shows, in a colour that nothing else has.
-    Image.new("RGB", (784, 388), (250, 120, 20)).save(path.parent / chip_name(1), quality=95)
+    Image.new("RGB", (784, 388), (250, 120, 20)).save(path.parent / chip_name(1, CHIPS), quality=95)
     request = {
         "file": str(path),
         "picture": str(path.parent / "form.png"),

@@ -146,7 +146,7 @@ def sample(
     """Draw points of the maps at random, to see with one's own eyes what is there.
 
     Each class of the map is a stratum. Writes `sample.gpkg`, which opens in QGIS with a form for
-    each point, and the folder `chips` with an image of each. Who interprets is not told what the
+    each point, and a folder `chips-...` with an image of each. Who interprets is not told what the
     map says. When `reference` of the points is filled, `assess` gives accuracies and areas with
     confidence intervals.
 
@@ -168,10 +168,21 @@ def sample(
             minimum, run.settings.seed if seed is None else seed,
         )  # fmt: skip
         names = [name.strip() for name in (sheets or "").split(",") if name.strip()]
-        stages.sample(run, plan, names, chips=chips, overwrite=overwrite, threads=threads)
+        if sheets is not None and not names:
+            raise SettingsError(
+                f"sample: --sheets {sheets!r} names no sheet; leave it out for all."
+            )
+        stages.sample(
+            run, plan, names, chips=chips, overwrite=overwrite, threads=threads, configs=config
+        )
         return
     if not map_files or out is None or sheets is not None:
         raise SettingsError("sample: files ask for --map and --out; --sheets goes with --config.")
+    if (out.suffix and not out.is_dir()) or out.is_file():
+        raise SettingsError(
+            f"sample: --out {out} is to be a folder: sample.gpkg and the image chips go there.",
+            remedy=f"Name one, say {out.with_suffix('')}.",
+        )
     from pipeline import stages as functions
 
     plan = functions.SampleDesign(
@@ -249,8 +260,8 @@ def assess(
         found = functions.assess_reference(
             map_file, reference, out,
             classes=nomenclature, design=design if size else None, threads=threads,
+            counted=lambda exact: progress.stdout.print(area_tables.area_tables(exact)),
         )  # fmt: skip
-        progress.stdout.print(area_tables.area_tables(found.exact))
         if found.sampled is not None:
             progress.stdout.print(area_tables.area_tables(found.sampled, found.exact))
         return

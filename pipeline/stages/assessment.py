@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ from pipeline.class_rasters import (
 from pipeline.comparison import common_pixels
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import Window
-from pipeline.nomenclature import Nomenclature
+from pipeline.map_digest import maps_digest
 from pipeline.numerals import count, listed, plural
 from pipeline.publication import published
 from pipeline.run import Run
-from pipeline.sample_draw import Read, SheetMap, count_strata, draw
-from pipeline.stages.sampling import SampleDesign
+from pipeline.sample_draw import Read, SheetMap, check_pixel_areas, count_strata, draw
+from pipeline.stages.sampling import SampleDesign, planned_sizes
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +58,11 @@ def assess(run: Run, *, partial: bool = False, finite: bool = False) -> AreaEsti
         finite: The same.
 
     Raises:
-        InputError: As there; and if the sample has other classes than the run.
+        InputError: As there; and if the sample has other classes than the run, or was drawn from
+            maps that have been made anew since.
     """
-    paths = run.paths
-    targets = (paths.area_estimates, paths.area_estimates_table)
-    return _assessed(paths.sample, targets, partial, finite, run.nomenclature)
+    targets = (run.paths.area_estimates, run.paths.area_estimates_table)
+    return _assessed(run.paths.sample, targets, partial, finite, run)
 
 
 def assess_sample(
@@ -95,6 +97,7 @@ def assess_reference(
     classes: Path | None = None,
     design: SampleDesign | None = None,
     threads: int = 1,
+    counted: Callable[[AreaEstimates], None] | None = None,
 ) -> ReferenceAssessment:
     """Count accuracies and areas where a raster says what every pixel really is.
 
@@ -107,10 +110,13 @@ def assess_reference(
         design: Draw a sample too, and read the reference at its points: what it would have said
             goes to ``.sample.json`` and ``.sample.csv``.
         threads: Threads.
+        counted: Is told the exact result as soon as it is written, before a sample is drawn.
 
     Raises:
-        SettingsError: If ``out`` is no name of a JSON file, or the sample cannot be drawn.
-        InputError: If the rasters have other pixels or classes than each other.
+        SettingsError: If ``out`` is no name of a JSON file. If the sample cannot be drawn: the
+            exact result is written all the same.
+        InputError: If the rasters have other pixels or classes than each other; if a sample is
+            asked for, and pixels do not cover as much ground.
     """
     targets = _targets(out)
     if map_file.resolve() == reference.resolve():
@@ -130,13 +136,18 @@ def assess_reference(
         ):
             if pixels:
                 log.info("%s %s; they are left out", count(pixels), what)
-        exact = area_estimates.exact(names, pairs.pixels, pairs.areas_m2)
-        sampled = None
-        if design is not None:
-            known = full_reference.where_known(sheet, real)
-            sampled = _sampled(known, real, exact, design, threads)
-    _write(exact, targets)
-    if sampled is not None and out is not None:
+        exact = replace(
+            area_estimates.exact(names, pairs.pixels, pairs.areas_m2),
+            sheets=(map_file.stem,), maps=maps_digest({map_file.stem: map_file}),
+        )  # fmt: skip
+        _write(exact, targets)
+        if counted is not None:
+            counted(exact)
+        if design is None:
+            return ReferenceAssessment(exact, None)
+        known = full_reference.where_known(sheet, real)
+        sampled = _sampled(known, real, exact, design, threads)
+    if out is not None:
         _write(sampled, _targets(out.with_suffix(".sample.json")))
     return ReferenceAssessment(exact, sampled)
 
@@ -146,14 +157,18 @@ def _assessed(
     targets: _Targets,
     partial: bool,
     finite: bool,
-    classes: Nomenclature | None = None,
+    run: Run | None = None,
 ) -> AreaEstimates:
     # Imported here: no other step looks into samples.
     from pipeline.sample_files import read_sample
 
     found = read_sample(sample)
-    if classes is not None:
-        check_nomenclature(found.design.get("nomenclature", ""), sample, classes)
+    sheets = tuple(_sheets(found.design, sample))
+    splits: tuple[str, ...] = ()
+    if run is not None:
+        check_nomenclature(found.design.get("nomenclature", ""), sample, run.nomenclature)
+        splits = tuple(run.sheet(name).split for name in sheets)
+        _check_maps(run, sheets, found.design.get("maps_digest", ""))
     done, pending = int(found.matrix.sum()), len(found.unlabelled)
     if pending and not (partial and done):
         raise InputError(
@@ -176,9 +191,43 @@ def _assessed(
         found.names, found.matrix, found.mapped_area_m2,
         pixels=found.mapped_pixels, finite=finite, pending=pending,
     )  # fmt: skip
+    estimates = replace(
+        estimates, sheets=sheets, splits=splits, maps=found.design.get("maps_digest", "")
+    )
     _warn(estimates)
     _write(estimates, targets)
     return estimates
+
+
+def _sheets(design: Mapping[str, str], sample: Path) -> list[str]:
+    """Sheets that a sample was drawn from."""
+    try:
+        return [str(name) for name in json.loads(design.get("maps", "{}"))]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(
+            f"{sample}: the table `design` does not say its maps ({error}).",
+            remedy="Nothing but the layer `sample` is to be edited; take the table from a copy.",
+        ) from error
+
+
+def _check_maps(run: Run, sheets: Sequence[str], drawn_from: str) -> None:
+    """Check that the maps of a run are those that its sample was drawn from."""
+    if not drawn_from:
+        log.warning(
+            "%s: does not say which maps it was drawn from (it is of an older version); if they "
+            "have been made anew since, draw another sample",
+            run.paths.sample,
+        )
+        return
+    cleaned = run.settings.cleaning.asked
+    if maps_digest({n: run.paths.delivered_map(n, cleaned) for n in sheets}) != drawn_from:
+        raise InputError(
+            f"{run.paths.sample}: the maps have been made anew since the sample was drawn; its "
+            "accuracies would be those of the old ones.",
+            [f"sheets: {', '.join(sheets)}"],
+            "Draw a sample of the new maps (`sample --overwrite`; move the old one away to keep "
+            "it). `assess --sample FILE --out FILE.json` assesses the old maps all the same.",
+        )
 
 
 def _sampled(
@@ -186,18 +235,15 @@ def _sampled(
 ) -> AreaEstimates:
     """What a sample of the map would have said."""
     classes = len(exact.names)
+    check_pixel_areas([sheet])
     strata = count_strata([sheet], classes, threads)
     users = sample_design.expected_users(exact.sample.T, classes)
-    weights, plan = strata.area_m2, (design.rule, design.minimum)
-    size = design.size or sample_design.least_size(
-        weights, users, design.target_se, *plan, strata.pixels
-    )
-    sizes = sample_design.allocate(weights, size, *plan, users, strata.pixels)
+    sizes = planned_sizes(strata, users, design, exact.names)
     points = draw(strata, sizes, design.seed, threads)
     seen = full_reference.truth_at(points, real, classes)
     estimates = area_estimates.estimate(exact.names, seen, strata.area_m2, pixels=strata.pixels)
     _warn(estimates)
-    return estimates
+    return replace(estimates, sheets=exact.sheets, maps=exact.maps)
 
 
 def _common(rasters: list[geotiff.RasterReader]) -> tuple[SheetMap, Read]:

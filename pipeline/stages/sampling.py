@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,21 @@ from pipeline.class_rasters import (
     read_legend,
 )
 from pipeline.errors import InputError, SettingsError
-from pipeline.grid import PixelGrid
+from pipeline.grid import PixelGrid, Window
+from pipeline.map_digest import maps_digest
 from pipeline.numerals import count, percent
 from pipeline.own_ground import own_ground
 from pipeline.paths import link
 from pipeline.publication import published
 from pipeline.run import Run
-from pipeline.sample_draw import SamplePoint, SheetMap, Strata, count_strata, draw
+from pipeline.sample_draw import (
+    SamplePoint,
+    SheetMap,
+    Strata,
+    check_pixel_areas,
+    count_strata,
+    draw,
+)
 from pipeline.sheets import comparisons
 
 log = logging.getLogger(__name__)
@@ -71,11 +79,8 @@ class _Output:
     chips: bool
     overwrite: bool
     threads: int
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the image chips."""
-        return self.file.parent / "chips"
+    then: str
+    estimates: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,16 @@ class _Source:
     raster: Path
     orthophoto: Path | None
     grid: PixelGrid
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Class ids; the file is opened for each window: there may be more than can be open."""
+        with geotiff.RasterReader(self.raster, [1]) as reader:
+            if not reader.grid.same_pixels(self.grid):
+                raise InputError(
+                    f"{self.raster}: has changed while the sample was drawn.",
+                    remedy="Draw it again when the map is finished.",
+                )
+            return masked_bytes(reader)(window)
 
 
 def sample(
@@ -94,6 +109,7 @@ def sample(
     chips: bool = True,
     overwrite: bool = False,
     threads: int = 1,
+    configs: Sequence[Path] = (),
 ) -> None:
     """Draw a stratified random sample of the delivered maps, to be interpreted in QGIS.
 
@@ -104,11 +120,12 @@ def sample(
         chips: Whether to write an image chip of each point.
         overwrite: Whether a sample that somebody has begun to interpret may be replaced.
         threads: Threads.
+        configs: The files of the run's settings, to tell how to assess the sample.
 
     Raises:
         SettingsError: If there is no such sheet, sheets show a place in several years, or the
             points are too few.
-        InputError: If a map is missing.
+        InputError: If a map is missing, or their pixels do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
     chosen = {name: run.sheet(name) for name in sheets} or run.sheets
@@ -135,19 +152,15 @@ def sample(
         )
         for name, sheet in chosen.items()
     ]  # fmt: skip
-    with ExitStack() as stack:
-        maps = [
-            SheetMap(
-                source.name,
-                source.grid,
-                masked_bytes(stack.enter_context(class_raster(source.raster, source.grid, known))),
-            )
-            for source in sources
-        ]
-        classes = _Classes(known.names, known.colors, known.fingerprint)
-        out = _Output(paths.sample, chips, overwrite, threads)
-        plan = design or SampleDesign(seed=run.settings.seed)
-        _sampled(sources, maps, classes, plan, _matrix(run), out)
+    for source in sources:
+        class_raster(source.raster, source.grid, known).close()
+    classes = _Classes(known.names, known.colors, known.fingerprint)
+    told = " ".join(f"--config {shlex.quote(str(path))}" for path in configs) or "--config SETTINGS"
+    out = _Output(
+        paths.sample, chips, overwrite, threads, told,
+        (paths.area_estimates, paths.area_estimates_table),
+    )  # fmt: skip
+    _sampled(sources, classes, design or SampleDesign(seed=run.settings.seed), _matrix(run), out)
 
 
 def sample_maps(
@@ -175,8 +188,8 @@ def sample_maps(
 
     Raises:
         SettingsError: If maps and orthophotos are not as many, or the points are too few.
-        InputError: If the maps have other classes than each other, or other pixels than their
-            orthophotos.
+        InputError: If the maps have other classes than each other, other pixels than their
+            orthophotos, or pixels that do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
     if chips and len(orthophotos) != len(maps):
@@ -208,16 +221,31 @@ def sample_maps(
             other,
             "Name the orthophoto that each was made from, in the order of the maps.",
         )
-    with ExitStack() as stack:
-        readers = [stack.enter_context(geotiff.RasterReader(path, [1])) for path in maps]
-        found = [
-            SheetMap(source.name, source.grid, masked_bytes(reader))
-            for source, reader in zip(sources, readers, strict=True)
-        ]
-        output = _Output(out, chips, overwrite, threads)
-        _sampled(
-            sources, found, _legend(readers, classes), design or SampleDesign(), None, output
-        )  # fmt: skip
+    output = _Output(out, chips, overwrite, threads, f"--sample {shlex.quote(str(out))}")
+    _sampled(sources, _legend(maps, classes), design or SampleDesign(), None, output)
+
+
+def planned_sizes(
+    strata: Strata, users: NDArray[np.float64], design: SampleDesign, names: Sequence[str]
+) -> NDArray[np.int64]:
+    """Points of each stratum.
+
+    Args:
+        strata: The strata.
+        users: User's accuracies that are expected of them.
+        design: How the points are dealt out.
+        names: Names of the strata.
+
+    Raises:
+        SettingsError: If points are too few, in all or in a stratum, or more than pixels.
+    """
+    weights, plan = strata.area_m2, (design.rule, design.minimum)
+    size = design.size or sample_design.least_size(
+        weights, users, design.target_se, *plan, strata.pixels
+    )
+    sizes = sample_design.allocate(weights, size, *plan, users, strata.pixels)
+    sample_design.check_sizes(names, sizes, weights, *plan, users, strata.pixels)
+    return sizes
 
 
 def _matrix(run: Run) -> NDArray[np.int64] | None:
@@ -238,22 +266,25 @@ def _matrix(run: Run) -> NDArray[np.int64] | None:
     return total
 
 
-def _legend(readers: Sequence[geotiff.RasterReader], chosen: Path | None) -> _Classes:
+def _legend(maps: Sequence[Path], chosen: Path | None) -> _Classes:
     """Classes of maps that must all have the same."""
-    made_with = [reader.tags.get(NOMENCLATURE_TAG, "") for reader in readers]
+    made_with = []
+    for path in maps:
+        with geotiff.RasterReader(path, [1]) as reader:
+            made_with.append(reader.tags.get(NOMENCLATURE_TAG, ""))
     if chosen is not None:
         known = nomenclature.parse(config.read_yaml(chosen), str(chosen))
-        for reader, fingerprint in zip(readers, made_with, strict=True):
+        for path, fingerprint in zip(maps, made_with, strict=True):
             if fingerprint:  # maps of others have none: whoever names the classes vouches for them
-                check_nomenclature(fingerprint, reader.path, known)
+                check_nomenclature(fingerprint, path, known)
         return _Classes(known.names, known.colors, known.fingerprint)
-    legends = [read_legend(reader.path) for reader in readers]
+    legends = [read_legend(path) for path in maps]
     if len({names for names, _ in legends}) > 1 or len(set(made_with)) > 1:
         raise InputError(
             "The maps have other classes than each other.",
             [
-                f"{reader.path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
-                for reader, (names, _), fingerprint in zip(readers, legends, made_with, strict=True)
+                f"{path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
+                for path, (names, _), fingerprint in zip(maps, legends, made_with, strict=True)
             ],
             "Draw a sample of each, or map all with one network.",
         )
@@ -262,7 +293,6 @@ def _legend(readers: Sequence[geotiff.RasterReader], chosen: Path | None) -> _Cl
 
 def _sampled(
     sources: Sequence[_Source],
-    maps: Sequence[SheetMap],
     classes: _Classes,
     design: SampleDesign,
     matrix: NDArray[np.int64] | None,
@@ -273,16 +303,15 @@ def _sampled(
     from pipeline import sample_files
     from pipeline.interpretation import Stratum
 
-    sample_files.check_replaceable(out.file, out.folder, out.overwrite)
+    sample_files.check_replaceable(out.file, out.overwrite)
+    maps = [SheetMap(source.name, source.grid, source.read) for source in sources]
+    check_pixel_areas(maps)
+    digest = maps_digest({source.name: source.raster for source in sources})
     strata = count_strata(own_ground(maps), len(classes.names), out.threads)
     if not strata.pixels.any():
         raise InputError("The maps have no mapped pixel to draw from.")
     users = sample_design.expected_users(matrix, len(classes.names))
-    weights, plan = strata.area_m2, (design.rule, design.minimum)
-    size = design.size or sample_design.least_size(
-        weights, users, design.target_se, *plan, strata.pixels
-    )
-    sizes = sample_design.allocate(weights, size, *plan, users, strata.pixels)
+    sizes = planned_sizes(strata, users, design, classes.names)
     points, crs = sample_files.in_one_system(
         draw(strata, sizes, design.seed, out.threads), {s.name: s.grid.crs for s in sources}
     )
@@ -296,6 +325,7 @@ def _sampled(
         "expected_users": json.dumps(dict(zip(classes.names, users.tolist(), strict=True))),
         "nomenclature": classes.fingerprint,
         "maps": json.dumps({s.name: link(s.raster, out.file.parent) for s in sources}),
+        "maps_digest": digest,
     }
     entries = [
         Stratum(name, color, int(pixels), float(area), int(drawn))
@@ -303,16 +333,20 @@ def _sampled(
             classes.names, classes.colors, strata.pixels, strata.area_m2, sizes, strict=True
         )
     ]
-    with published(out.file, *([out.folder] if out.chips else [])) as drafts:
-        sample_files.write_sample(drafts[0], points, entries, crs, told, out.chips)
-        if out.chips:
+    chips = out.file.parent / sample_files.chips_name(points) if out.chips else None
+    with published(out.file, *([chips] if chips else [])) as drafts:
+        name = chips.name if chips else None
+        sample_files.write_sample(drafts[0], points, entries, crs, told, name)
+        if chips:
             drafts[1].mkdir()
             _write_chips(drafts[1], points, sources, out.threads)
-        sample_files.check_replaceable(
-            out.file, out.folder, out.overwrite
-        )  # somebody may have begun in the meantime
-    if not out.chips and out.folder.exists():
-        shutil.rmtree(out.folder)  # of the sample that was there before
+        # Somebody may have begun in the meantime.
+        sample_files.check_replaceable(out.file, out.overwrite)
+        for path in out.estimates:  # of the sample that is replaced
+            path.unlink(missing_ok=True)
+    for folder in sample_files.chips_folders(out.file):
+        if folder != chips:
+            shutil.rmtree(folder)
     _tell(strata, sizes, users, design, classes, out)
 
 
@@ -322,19 +356,18 @@ def _write_chips(
     from pipeline.sample_chips import write_chips
     from pipeline.sample_files import chip_name
 
+    places: dict[str, dict[Path, tuple[int, int]]] = {}
+    for number, point in enumerate(points, start=1):
+        file = folder / Path(chip_name(number, folder.name)).name
+        places.setdefault(point.sheet, {})[file] = (point.row, point.col)
     with progress.track("image chips", len(points), "chips") as advance:
         for source in sources:
-            places = {
-                folder / Path(chip_name(number)).name: (point.row, point.col)
-                for number, point in enumerate(points, start=1)
-                if point.sheet == source.name
-            }
-            if not places or source.orthophoto is None:
+            if source.name not in places or source.orthophoto is None:
                 continue
             orthophoto = geotiff.read_orthophoto(source.orthophoto)
             image = imagery.SheetImagery(orthophoto, orthophoto.bands[:3])
             try:
-                for _ in write_chips(image, places, threads):
+                for _ in write_chips(image, places[source.name], threads):
                     advance(1)
             finally:
                 image.close()
@@ -355,16 +388,17 @@ def _tell(
         count(int(sizes.sum())), 100 * error, goal,
     )  # fmt: skip
     area = strata.area_m2.sum()
-    for name, size, m2, expected in zip(classes.names, sizes, strata.area_m2, users, strict=True):
-        if size:
+    for k, name in enumerate(classes.names):
+        if strata.pixels[k]:
             log.info(
                 "%s: %s points in %s of the area; expected user's accuracy %s",
-                name, count(int(size)), percent(float(m2 / area)), percent(float(expected)),
+                name, count(int(sizes[k])), percent(float(strata.area_m2[k] / area)),
+                percent(float(users[k])),
             )  # fmt: skip
         else:
             log.info("%s: mapped nowhere; points may be interpreted as it all the same", name)
     log.info(
         "%s: open it in QGIS, fill `reference` of every point, save, then run "
-        "`python -m pipeline assess`",
-        out.file,
-    )
+        "`python -m pipeline assess %s`",
+        out.file, out.then,
+    )  # fmt: skip
