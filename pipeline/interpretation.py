@@ -172,7 +172,6 @@ def _check_strata(
         elif stratum.pixels < stratum.sampled or (stratum.area_m2 > 0) != (stratum.pixels > 0):
             wrong.append(
                 f"{stratum.name}: {plural(stratum.sampled, 'point')} of "
-                f"{plural(stratum.pixels, 'pixel')} "
                 f"{plural(stratum.pixels, 'pixel')} with {stratum.area_m2:g} m²"
             )
     if wrong:
