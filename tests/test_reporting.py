@@ -587,9 +587,9 @@ def test_the_full_page_of_many_sheets_and_classes_can_be_mailed(
         whole = getattr(reporting, f"{name}_BYTES")
         monkeypatch.setattr(reporting, f"{name}_BYTES", whole // 8)
         left_out += whole * 7 / 8 * 4 / 3
-    # Three matrices of so many classes take 770 kB together, and long to draw.
+    # Three matrices of 20 classes take 770 kB together, and long to draw.
     monkeypatch.setattr(figures, "confusion_panel", lambda *_: b"0" * 260_000)
-    data = many_sheets(20, 220, 15)
+    data = many_sheets(15, 220, 15)
     text = render_report(data)
     page = Page(text)
     drawn = sum(len(source) for source in page.sources if source.startswith("data:image/svg"))
