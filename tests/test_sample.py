@@ -493,8 +493,9 @@ def test_more_maps_than_can_be_open_are_sampled(tmp_path: Path) -> None:
         paths.append(write_ids(tmp_path / f"{number}.tif", ids, grid))
     out = tmp_path / "out" / "sample.gpkg"
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(number) for number in os.listdir("/dev/fd"))  # noqa: PTH208 - no folder
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, limits[1]))
+    used = {int(number) for number in os.listdir("/dev/fd")}  # noqa: PTH208 - no folder
+    free = [number for number in range(len(used) + 31) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[30], limits[1]))
     try:
         stages.sample_maps(paths, [], out, SampleDesign(60), chips=False, threads=2)
     finally:
