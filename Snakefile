@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from pipeline import config as configuration
-from pipeline import networks, nomenclature
+from pipeline import networks, nomenclature, slurm_runs
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
 
@@ -34,12 +34,15 @@ for name in [settings.training.network, *settings.tuning.space.get("training.net
 WEIGHTS = networks.first_weights(settings.training)
 configuration.check_run(settings)
 
-# The rules run with the Python that runs Snakemake, activated or not.
-shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
+# The rules run with the Python that runs Snakemake, activated or not. `exec`: signals of a batch
+# system reach the step itself, and not a shell that dies of them and leaves it behind.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; exec ")
 SHEETS = list(sheets)
 LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
 CHANGES = comparisons(sheets)
 BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
+
+
 
 
 wildcard_constraints:
@@ -58,6 +61,7 @@ localrules:
 
 onstart:
     configuration.claim(settings)
+    slurm_runs.name_jobs(workflow, settings.run)
 
 
 onsuccess:
@@ -65,6 +69,7 @@ onsuccess:
         print(paths.summary.read_text("utf-8"))
 
 
+include: "workflows/resources.smk"
 include: "workflows/demo.smk"
 include: "workflows/labels.smk"
 include: "workflows/shards.smk"

@@ -12,7 +12,7 @@ rule demo_data:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=10,
+        mem_mb=growing(2_000),
+        runtime=growing(10),
     shell:
         "python -m pipeline --log {log:q} demo-data --out {params.out:q}"

@@ -21,8 +21,8 @@ rule confusion:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=40,
+        mem_mb=growing(2_000),
+        runtime=growing(40),
     shell:
         "python -m pipeline --log {log:q} confusion --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -51,8 +51,8 @@ rule evaluation:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=120,
+        mem_mb=growing(2_000),
+        runtime=growing(120),
     shell:
         "python -m pipeline --log {log:q} evaluation --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -82,8 +82,8 @@ rule polygon_agreement:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=60,
+        mem_mb=growing(2_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} polygon-agreement --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -131,7 +131,7 @@ rule report:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=lambda wildcards, attempt: 3_000 * attempt,
-        runtime=60,
+        mem_mb=growing(3_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} report --config {params.config:q}"

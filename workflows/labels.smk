@@ -14,8 +14,8 @@ rule index_values:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=20,
+        mem_mb=growing(2_000),
+        runtime=growing(20),
     shell:
         "python -m pipeline --log {log:q} index-values --config {params.config:q} --base {wildcards.base}"
 
@@ -40,8 +40,8 @@ rule class_proportions:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=20,
+        mem_mb=growing(2_000),
+        runtime=growing(20),
     shell:
         "python -m pipeline --log {log:q} class-proportions --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -68,8 +68,8 @@ rule check_polygons:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=40,
+        mem_mb=growing(2_000),
+        runtime=growing(40),
     shell:
         "python -m pipeline --log {log:q} check-polygons --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -95,8 +95,8 @@ rule label_raster:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=40,
+        mem_mb=growing(2_000),
+        runtime=growing(40),
     shell:
         "python -m pipeline --log {log:q} label-raster --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"

@@ -17,8 +17,8 @@ rule map_sheet:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=lambda wildcards, attempt: 6_000 * attempt,
-        runtime=240,
+        mem_mb=growing(6_000),
+        runtime=growing(240),
     shell:
         "python -m pipeline --log {log:q} map-sheet --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -41,8 +41,8 @@ rule clean_map:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=60,
+        mem_mb=growing(2_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} clean-map --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -75,8 +75,8 @@ rule change_map:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=60,
+        mem_mb=growing(2_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} change-map --config {params.config:q} --place {wildcards.place} "
         "--before {wildcards.before} --after {wildcards.after} --threads {threads}"
@@ -106,8 +106,8 @@ rule vector_map:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=120,
+        mem_mb=growing(2_000),
+        runtime=growing(120),
     shell:
         "python -m pipeline --log {log:q} vector-map --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"

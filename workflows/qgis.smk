@@ -18,8 +18,8 @@ rule error_raster:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=60,
+        mem_mb=growing(2_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} error-raster --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"
@@ -49,8 +49,8 @@ rule mosaic:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=lambda wildcards, attempt: 1_000 * attempt,
-        runtime=30,
+        mem_mb=growing(1_000),
+        runtime=growing(30),
     shell:
         "python -m pipeline --log {log:q} mosaic --config {params.config:q}"
 
@@ -77,7 +77,7 @@ rule qgis_project:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=lambda wildcards, attempt: 1_000 * attempt,
-        runtime=30,
+        mem_mb=growing(1_000),
+        runtime=growing(30),
     shell:
         "python -m pipeline --log {log:q} qgis-project --config {params.config:q}"

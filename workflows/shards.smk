@@ -18,8 +18,8 @@ rule tile_plan:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 2_000 * attempt,
-        runtime=60,
+        mem_mb=growing(2_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} tile-plan --config {params.config:q} --threads {threads}"
 
@@ -46,8 +46,8 @@ rule shard:
         "../environment.yml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 3_000 * attempt,
-        runtime=60,
+        mem_mb=growing(3_000),
+        runtime=growing(60),
     shell:
         "python -m pipeline --log {log:q} shard --config {params.config:q} --sheet {wildcards.sheet} "
         "--threads {threads}"

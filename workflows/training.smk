@@ -35,7 +35,7 @@ rule train:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=lambda wildcards, attempt: 12_000 * attempt,
-        runtime=24 * 60,
+        mem_mb=growing(12_000),
+        runtime=growing(24 * 60),
     shell:
         "python -m pipeline --log {log:q} train --config {params.config:q}"

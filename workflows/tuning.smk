@@ -24,8 +24,8 @@ rule tune:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=lambda wildcards, attempt: 12_000 * attempt,
-        runtime=24 * 60,
+        mem_mb=growing(12_000),
+        runtime=growing(24 * 60),
     shell:
         "python -m pipeline --log {log:q} tune --config {params.config:q} --worker {wildcards.worker}"
 
@@ -48,7 +48,7 @@ rule tuning_report:
         "../environment.yml"
     threads: 1
     resources:
-        mem_mb=2_000,
-        runtime=10,
+        mem_mb=growing(2_000),
+        runtime=growing(10),
     shell:
         "python -m pipeline --log {log:q} tuning-report --config {params.config:q}"
