@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test test-slurm bench lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,12 @@ setup: $(BIN)/.ready  ## make the environment under .venv
 demo: setup  ## the whole workflow on a made-up province, in a few minutes
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest
+# Two files of tests at once, and one thread each: threads of two would wait for each other.
+test: setup  ## all tests but those on SLURM
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --ignore tests/slurm
+
+test-slurm: setup  ## the workflow on a real SLURM that the tests start here (needs root)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 # SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1, and for
 # ONLY=networks MINUTES=6 ONLY_NETWORKS=unet,smp WEIGHTS=: see tests/benchmarks/README.md.

@@ -9,6 +9,10 @@ import pytest
 
 from pipeline.grid import PixelGrid
 
+# Snakemake's executor for SLURM asks `scontrol` whenever it is imported, and where its programs
+# are installed and no SLURM answers that takes ten seconds. Tests on SLURM name their own.
+os.environ["SLURM_CONF"] = "/dev/null"
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave modules marked ``own_process`` to ``test_own_process.py``, unless run by themselves."""

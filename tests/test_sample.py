@@ -479,6 +479,7 @@ def test_no_class_of_the_map_is_left_without_points(
                 [path], [], out, SampleDesign(least - 1, minimum=minimum), chips=False
             )
         out.unlink()
+    caplog.clear()
     with caplog.at_level("INFO"):
         stages.sample_maps([path], [], out, SampleDesign(5, minimum=2), chips=False)
     assert read_sample(out).sampled.tolist() == [2, 2, 1, 0]
