@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline import config as configuration
 from pipeline import networks, nomenclature, slurm_runs
+from pipeline.launcher import launcher
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
 

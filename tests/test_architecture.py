@@ -76,6 +76,7 @@ ORDER = [
     "node_cache",
     "strips",
     "slurm_jobs",
+    "launcher",
     "clusters",
     "parallel",
     "following",
@@ -351,7 +352,7 @@ def test_a_rule_is_one_command_with_one_log(path: Path) -> None:
     for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, flags=re.M):
         shell = re.search(r"    shell:\n((?:        .*\n)+)", body)
         assert shell, name
-        command = "".join(re.findall(r'"(.*?)"', shell[1]))
+        command = "".join(re.findall(r'"(.*?)"', shell[1])).removeprefix("{params.launcher} ")
         assert command.startswith(
             f"python -m pipeline --log {{log:q}} {name.replace('_', '-')} "
         ), name

@@ -1,6 +1,9 @@
 rule train:
     """Train the network on the shards of all sheets.
 
+    One process on one node, which starts those of further GPUs itself; where the profile asks for
+    `mpi`, a process a GPU on all nodes.
+
     `last.ckpt` is no output on purpose: Snakemake would delete it when a job fails, and a
     training that was killed goes on from it. Neither are the sample predictions, which a training
     that has ended cannot draw again.
@@ -31,6 +34,8 @@ rule train:
         augmentation=settings.augmentation.model_dump_json(),
         seed=settings.seed,
         config=paths.settings,
+        # Made of resources, so a training that is done stays when the profile changes.
+        launcher=lambda wildcards, resources, threads: launcher(resources, threads),
     conda:
         "../environment.yml"
     threads: 8
@@ -38,4 +43,4 @@ rule train:
         mem_mb=growing(12_000),
         runtime=growing(24 * 60),
     shell:
-        "python -m pipeline --log {log:q} train --config {params.config:q}"
+        "{params.launcher} python -m pipeline --log {log:q} train --config {params.config:q}"
