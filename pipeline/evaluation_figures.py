@@ -130,6 +130,9 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
     _ask(calibration.counts, "no judged pixel has a confidence")
     trust = calibration.trust()
     reached = calibration.trusted_share(target)
+    ground, sure = "the map", " confidence"
+    if calibration.unknown:
+        ground, sure = "the ground with a confidence", ""  # not the word twice in a sentence
     with drawing(WIDTH, 300) as figure:
         axes = figure.subplots()
         # Of hardly any pixels the accuracy says little, and jumps.
@@ -140,7 +143,7 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
         )  # fmt: skip
         axes.plot(
             trust.thresholds, 100 * trust.share, color=WARN, linewidth=2, linestyle=(0, (5, 1.5)),
-            label="share of the map they are",
+            label=f"share of {ground} they are",
         )  # fmt: skip
         axes.plot(
             trust.thresholds, 100 * trust.accuracy, color=ACCENT, linewidth=0.8, linestyle=_DOTS
@@ -159,9 +162,9 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
                     markeredgewidth=1.2, zorder=5,
                 )  # fmt: skip
             text = (
-                f"All of the map is {wanted} right."
+                f"All of {ground} is {wanted} right."
                 if threshold == 0
-                else f"{percent(share)} of the map has {threshold} % confidence\n"
+                else f"{percent(share)} of {ground} has {threshold} %{sure}\n"
                 f"or more, and is at least {wanted} right."
             )
         axes.text(0.04, 0.06, text, transform=axes.transAxes, fontsize=10, va="bottom")

@@ -261,6 +261,18 @@ def test_what_can_be_trusted_is_marked_and_told() -> None:
     assert "or more, and is at least 95 % right." in texts(drawing)
     assert "However sure, its pixels are never 99.9 % right." in texts(trust_figure(SURE, 0.999))
     assert "All of the map is 70 % right." in texts(trust_figure(SURE, 0.7))
+    assert "share of the map they are" in texts(drawing)
+
+
+def test_where_some_ground_has_no_confidence_trust_is_of_the_rest() -> None:
+    partly = Calibration(SURE.counts, unknown=1)
+    told = texts(trust_figure(partly, 0.95))
+    assert "49.5\u202f% of the ground with a confidence has 46 %" in told
+    assert "share of the ground with a confidence they are" in told
+    assert not any("the map" in text for text in told)
+    assert "However sure, its pixels are never 99.9 % right." in texts(trust_figure(partly, 0.999))
+    told = texts(trust_figure(partly, 0.7))
+    assert "All of the ground with a confidence is 70 % right." in told
 
 
 def test_accuracy_by_distance_is_told_in_pixels_metres_and_by_class() -> None:
