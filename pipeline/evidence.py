@@ -137,7 +137,7 @@ def report_data(
         changes=_changes(paths, sheets),
         intervals=bootstrap.intervals(squares, judging.draws, seed) if squares else None,
         block_m=squares[0].side_m * _unit_m(judged_on) if squares and judged_on else 0.0,
-        agreement=_agreement(paths, reports),
+        agreement=_agreement(paths, reports, classes),
         estimates=estimates,
         no_estimates=no_estimates,
         tiles=map_pictures.shown_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
@@ -301,14 +301,16 @@ def _squares(
     return [blocks for blocks in found if len(blocks.places)], list(told.values())
 
 
-def _agreement(paths: RunPaths, sheets: Sequence[SheetReport]) -> AgreementCounts | None:
-    total = None
-    for sheet in sheets:
-        path = paths.polygon_agreement_counts(sheet.name)
-        if sheet.labels and path.exists():
-            counts = polygon_agreement.from_json(_text(path), str(path))
-            total = counts if total is None else total + counts
-    return total
+def _agreement(
+    paths: RunPaths, sheets: Sequence[SheetReport], classes: Nomenclature
+) -> AgreementCounts | None:
+    files = {one.name: paths.polygon_agreement_counts(one.name) for one in sheets if one.labels}
+    counts = (
+        (name, polygon_agreement.from_json(_text(path), str(path)))
+        for name, path in files.items()
+        if path.exists()
+    )
+    return polygon_agreement.of_all_sheets(counts, classes.names)
 
 
 def _estimates(

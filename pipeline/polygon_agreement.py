@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -339,6 +339,36 @@ def from_json(text: str, source: str) -> AgreementCounts:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{source}: does not fit together ({error}).", remedy=remedy) from error
+
+
+def of_all_sheets(
+    counts: Iterable[tuple[str, AgreementCounts]], names: Sequence[str]
+) -> AgreementCounts | None:
+    """The counts of all sheets together; None of no sheet.
+
+    Args:
+        counts: Name and counts of each sheet, read one after the other: there may be thousands.
+        names: Names of the run's classes.
+
+    Raises:
+        InputError: Naming all sheets whose counts are of other classes.
+    """
+    total = None
+    other: dict[str, tuple[str, ...]] = {}
+    for sheet, one in counts:
+        if one.names != tuple(names):
+            other[sheet] = one.names
+        elif not other:
+            total = one if total is None else total + one
+    if other:
+        told = ", ".join([*other][:5]) + " and so on" * (len(other) > 5)
+        raise InputError(
+            "Counts of SIOSE's polygons are of other classes than the run has now.",
+            [f"sheet {sheet}: of the classes {', '.join(each)}" for sheet, each in other.items()],
+            f"Run `python -m pipeline polygon-agreement` again, with `--sheet` {told}; then the "
+            "report. Under Snakemake: `--forcerun polygon_agreement`.",
+        )
+    return total
 
 
 def share_bins(shares: NDArray[np.float64]) -> NDArray[np.int64]:

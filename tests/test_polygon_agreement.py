@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.listed_polygons import CandidateRow, PolygonRow
-from pipeline.polygon_agreement import BINS, SHOWN, AgreementCounts, Weight, from_json, share_bins
+from pipeline.polygon_agreement import (
+    BINS,
+    SHOWN,
+    AgreementCounts,
+    Weight,
+    from_json,
+    of_all_sheets,
+    share_bins,
+)
 from pipeline.report_data import ReportData
 from pipeline.report_summary import summary
 from pipeline.reporting import render_report
@@ -123,6 +131,23 @@ def test_counts_of_sheets_add_up() -> None:
     assert both.left_out == {"too small": 4}
     with pytest.raises(ValueError, match="other classes"):
         whole + AgreementCounts.empty("ab")
+
+
+def test_all_sheets_of_other_classes_are_named_at_once() -> None:
+    counts = {"a": counts_of(slice(0, 1)), "b": counts_of(slice(1, None))}
+    whole = of_all_sheets(counts.items(), NAMES)
+    assert whole is not None
+    assert whole.polygons.tolist() == [3, 1]
+    assert of_all_sheets([], NAMES) is None
+    counts |= {"c": AgreementCounts.empty("xy"), "d": AgreementCounts.empty(NAMES[::-1])}
+    with pytest.raises(InputError, match="other classes than the run has now") as caught:
+        of_all_sheets(counts.items(), NAMES)
+    assert caught.value.items == (
+        "sheet c: of the classes x, y",
+        "sheet d: of the classes water, crops, forest",
+    )
+    for words in ("polygon-agreement` again", "--sheet` c, d;", "--forcerun polygon_agreement"):
+        assert words in caught.value.remedy
 
 
 def with_lists(worst: list[PolygonRow], candidates: list[CandidateRow]) -> AgreementCounts:
