@@ -365,7 +365,7 @@ class Cluster:
 
     def _write_configuration(self, ports: list[int]) -> None:
         (self.folder / "etc" / "gres.conf").write_text(
-            f"AutoDetect=off\nName=gpu File={self._gpu_files()}\n", "utf-8"
+            f"AutoDetect=off\nName=gpu Type=v100 File={self._gpu_files()}\n", "utf-8"
         )
         grouped = _has_cgroups()
         if grouped:
@@ -397,7 +397,8 @@ class Cluster:
         nodes = "\n".join(
             f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} "
             f"CPUs={size.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={size.cpus} "
-            f"ThreadsPerCore=1 RealMemory={size.memory_mb} Gres=gpu:{size.gpus} State=UNKNOWN"
+            f"ThreadsPerCore=1 RealMemory={size.memory_mb} Gres=gpu:v100:{size.gpus} "
+            "Feature=infiniband State=UNKNOWN"
             for node, port in zip(self.nodes, ports[3:], strict=True)
         )
         limits = "MaxTime=1-0 DefaultTime=0:10:00 DefMemPerCPU=1000 State=UP"
