@@ -130,9 +130,10 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
     _ask(calibration.counts, "no judged pixel has a confidence")
     trust = calibration.trust()
     reached = calibration.trusted_share(target)
-    ground, sure = "the map", " confidence"
+    ground, sure, legend = "the map", " confidence", "share of the map they are"
     if calibration.unknown:
-        ground, sure = "the ground with a confidence", ""  # not the word twice in a sentence
+        # Not the word twice in a sentence, and no wider a legend than the figure.
+        ground, sure, legend = "the ground with a confidence", "", "share of all with a confidence"
     with drawing(WIDTH, 300) as figure:
         axes = figure.subplots()
         # Of hardly any pixels the accuracy says little, and jumps.
@@ -143,7 +144,7 @@ def trust_figure(calibration: Calibration, target: float) -> bytes:
         )  # fmt: skip
         axes.plot(
             trust.thresholds, 100 * trust.share, color=WARN, linewidth=2, linestyle=(0, (5, 1.5)),
-            label=f"share of {ground} they are",
+            label=legend,
         )  # fmt: skip
         axes.plot(
             trust.thresholds, 100 * trust.accuracy, color=ACCENT, linewidth=0.8, linestyle=_DOTS

@@ -268,7 +268,7 @@ def test_where_some_ground_has_no_confidence_trust_is_of_the_rest() -> None:
     partly = Calibration(SURE.counts, unknown=1)
     told = texts(trust_figure(partly, 0.95))
     assert "49.5\u202f% of the ground with a confidence has 46 %" in told
-    assert "share of the ground with a confidence they are" in told
+    assert "share of all with a confidence" in told
     assert not any("the map" in text for text in told)
     assert "However sure, its pixels are never 99.9 % right." in texts(trust_figure(partly, 0.999))
     told = texts(trust_figure(partly, 0.7))
