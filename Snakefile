@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from pipeline import config as configuration
-from pipeline import networks, nomenclature, slurm_runs
+from pipeline import interruption, networks, nomenclature, slurm_runs
 from pipeline.launcher import launcher
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
@@ -24,6 +24,7 @@ if not workflow.configfiles:
 report: "workflows/captions/workflow.rst"
 
 
+interruption.spare_snakemake()
 STARTED = time.time()
 settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,17 +18,26 @@ preemption and when a job is cancelled."""
 
 _SECONDS = 30
 
-logger = logging.getLogger(__name__)
+_early: list[str] = []  # names of the warnings that came before anybody could heed them
+_requeued = threading.Event()
 
 
-class InterruptedTrainingError(TeselaError):
-    """A batch system ended a training that goes on when it is started again."""
+class InterruptedWorkError(TeselaError):
+    """A batch system ended a step that goes on when it is started again."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits: not done, try again
 
 
+class InterruptedTrainingError(InterruptedWorkError):
+    """A training that goes on behind its last step."""
+
+
+class InterruptedMapError(InterruptedWorkError):
+    """A map that goes on behind its last whole row of blocks."""
+
+
 class Interruption:
-    """Notes a warning, so that training ends behind a step and not inside it.
+    """Notes a warning, so that work ends between two of its parts and not inside one.
 
     Attributes:
         signal: Name of the signal that came; empty until one does.
@@ -42,6 +51,7 @@ class Interruption:
         # Python delivers signals to its main thread only.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in WARNINGS}
+            self.signal = self.signal or "".join(_early[:1])
         return self
 
     def __exit__(
@@ -57,8 +67,38 @@ class Interruption:
         self.signal = signal.Signals(number).name
 
 
-def ask_for_requeue() -> str:
-    """Ask SLURM to start this job again, unless somebody has cancelled it.
+def note_warnings() -> None:
+    """From now on a SIGUSR1 does not end this process: whoever heeds it later learns of it.
+
+    A step that heeds none has as much time as it had without the warning.
+    """
+    signal.signal(signal.SIGUSR1, lambda *_: _early.append(signal.SIGUSR1.name))
+
+
+def spare_snakemake() -> None:
+    """Inside a SLURM job, let SIGUSR1 pass by this process: it is meant for the step.
+
+    SLURM warns all processes of a job's step, and Snakemake, which waits there for the step
+    itself, would die of it.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def is_leaving() -> bool:
+    """Whether this process has asked for a requeue: it ends by itself, and need not be told to."""
+    return _requeued.is_set()
+
+
+def ask_for_requeue(*, further: bool = True) -> str:
+    """Ask SLURM to start this job again, unless it is ending the job for another reason.
+
+    A job that was cancelled would come back to life, and one that is out of time would run beside
+    the one with more time that Snakemake submits.
+
+    Args:
+        further: Whether the step has come further since it was started. If not, only a preempted
+            job is started again: one that has too little time would be for ever.
 
     Returns:
         What came of it, in words; empty outside SLURM.
@@ -67,14 +107,35 @@ def ask_for_requeue() -> str:
     if not job:
         return ""
     try:
-        state = _scontrol("show", "job", job, "--oneliner")
-        if "JobState=CANCELLED" in state:
-            return f"Job {job} was cancelled and is not requeued."
-        _scontrol("requeue", job)
-    except (OSError, subprocess.SubprocessError) as error:
+        known = _known(job)
+        if known["JobState"] != "RUNNING":
+            return f"SLURM is ending job {job}, so it is not asked to start it again."
+        if not further and known.get("PreemptTime", "None") == "None":
+            return f"Job {job} has not come further in its time and is not started again."
+        _requeued.set()  # SLURM's SIGTERM may come before its answer
+        _scontrol("requeue", _name(known))
+    except (OSError, subprocess.SubprocessError, KeyError) as error:
+        _requeued.clear()
         said = getattr(error, "stderr", None) or str(error)
         return f"SLURM did not requeue job {job}: {said.strip()}"
     return f"SLURM starts job {job} again."
+
+
+def _known(job: str) -> Mapping[str, str]:
+    """What SLURM knows of a job, by name."""
+    # The last task of an array has the number of the whole array, and is one line of several.
+    for line in _scontrol("show", "job", job, "--oneliner").splitlines():
+        known = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if known.get("JobId") == job:
+            return known
+    raise KeyError(f"JobId={job}")
+
+
+def _name(known: Mapping[str, str]) -> str:
+    """By which a job is requeued: with the number of the whole array, all its tasks would be."""
+    if "ArrayTaskId" in known:
+        return f"{known['ArrayJobId']}_{known['ArrayTaskId']}"
+    return known["JobId"]
 
 
 def _scontrol(*arguments: str) -> str:

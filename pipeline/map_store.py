@@ -89,6 +89,11 @@ class MapStore:
         }
 
     @property
+    def rows(self) -> int:
+        """Rows of the map."""
+        return self._grid.height
+
+    @property
     def rows_done(self) -> int:
         """Rows from the top that are stored: whole rows of blocks of 512, or all."""
         return min(self._rows * BLOCK, self._grid.height)

@@ -67,6 +67,7 @@ def predicted_bands(
     block_height: int = 512,
     threads: int = 1,
     advance: Callable[[int], None] | None = None,
+    between: Callable[[], None] | None = None,
 ) -> Generator[MappedBand, None, None]:
     """Map a sheet, top to bottom, each pixel once.
 
@@ -90,6 +91,7 @@ def predicted_bands(
         block_height: Rows of the file's blocks, which are read together.
         threads: Threads that read.
         advance: Is told the number of pixels done since it was called last.
+        between: Is called before each batch of windows; what it raises ends the map there.
 
     Returns:
         An iterator of bands as wide as the region; each is computed when it is asked for.
@@ -100,7 +102,7 @@ def predicted_bands(
         ValueError: If the overlap is odd or leaves nothing to keep, or there are no such layers.
     """
     # Not a generator itself: what is wrong with the arguments is told at the call.
-    sheet = _Sheet.of(predictor, grid, settings, region or grid.window, inside)
+    sheet = _Sheet.of(predictor, grid, settings, region or grid.window, inside, between or _nothing)
     return sheet.bands(read, first_row, block_height, threads, advance or _silent)
 
 
@@ -129,6 +131,10 @@ def _silent(_: int) -> None:
     return
 
 
+def _nothing() -> None:
+    return
+
+
 @dataclass(frozen=True)
 class _Sheet:
     """A sheet cut into windows."""
@@ -142,6 +148,7 @@ class _Sheet:
     layers: Sequence[str]
     blend: bool
     batch_size: int
+    between: Callable[[], None]
 
     @classmethod
     def of(
@@ -151,6 +158,7 @@ class _Sheet:
         settings: MappingSettings,
         region: Window,
         inside: Inside | None,
+        between: Callable[[], None],
     ) -> _Sheet:
         size, overlap = settings.window_px, settings.overlap_px
         # A square where windows are turned.
@@ -161,7 +169,7 @@ class _Sheet:
         fitting = _PIXELS_AT_ONCE.get(predictor.device.type, 512 * 512) // pixels
         return cls(
             predictor, grid, region, inside, rows, columns, settings.layers,
-            settings.seams == "blend", settings.batch_size or max(1, fitting),
+            settings.seams == "blend", settings.batch_size or max(1, fitting), between,
         )  # fmt: skip
 
     def bands(
@@ -237,6 +245,7 @@ class _Sheet:
         """Probabilities of what is kept of windows, ``(classes, rows, cols)``, one by one."""
         before: list[tuple[Axis, Tensor]] = []
         for start in range(0, len(waiting), self.batch_size):
+            self.between()
             parts = waiting[start : start + self.batch_size]
             images, valid = zip(*(row.seen(part) for part in parts), strict=True)
             asked = [kept[part] for part in parts]

@@ -144,7 +144,7 @@ def fit(
     Raises:
         SettingsError: If devices or optimiser cannot be had as the settings ask.
         TrainingError: If the loss becomes NaN or infinite; the best weights so far stay.
-        InterruptedTrainingError: If SLURM warned of the time limit; ``last.ckpt`` is written.
+        InterruptedTrainingError: If a batch system ends the job; ``last.ckpt`` is written.
         OutputError: If a file cannot be written.
         StopTraining: If a follower ends the training.
     """

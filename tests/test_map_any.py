@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +21,12 @@ from rasterio.enums import ColorInterp
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 
-from pipeline import checkpoint, cli, geotiff, networks
+from pipeline import checkpoint, cli, geotiff, interruption, networks
 from pipeline.checkpoint import ModelCard
 from pipeline.cli.options import app
 from pipeline.errors import InputError, OutputError, SettingsError, TrainingError
 from pipeline.grid import Window, split
+from pipeline.interruption import InterruptedMapError
 
 LEFT, TOP = 700_000.0, 4_400_000.0
 WIDTH, HEIGHT = 230, 170
@@ -572,6 +575,56 @@ def test_a_killed_job_goes_on(
         "a.confidence.tif",
         "a.confidence.qml",
     }
+    for name in names(out.parent):
+        assert (out.parent / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_a_warning_of_the_batch_system_keeps_what_is_done_and_the_next_start_goes_on(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tall = write(tmp_path / "tall.tif", np.tile(scene()[:, :, :70], (1, 7, 1)))
+    options = ("--model", model, "--orthophoto", tall)
+    mapped(tmp_path / "a.tif", *options)
+    from pipeline.map_store import MapStore
+
+    put = MapStore.put
+    asked: list[tuple[str, ...]] = []
+
+    def scontrol(*arguments: str) -> str:
+        asked.append(arguments)
+        return "JobId=17 JobState=RUNNING PreemptTime=None"
+
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(interruption, "_scontrol", scontrol)
+    out = tmp_path / "b" / "a.tif"
+    before = signal.getsignal(signal.SIGUSR1)
+    # Before any row of blocks is whole; behind the first one; the same again.
+    for warned, kept, requeued in ((100, 0, False), (700, 512, True), (700, 512, False)):
+
+        def warn(self: MapStore, row: int, layers: Any, warned: int = warned) -> None:
+            put(self, row, layers)
+            if row > warned:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        monkeypatch.setattr(MapStore, "put", warn)
+        asked.clear()
+        with pytest.raises(InterruptedMapError) as error:
+            mapped(out, *options)
+        assert error.value.exit_code == 75
+        assert error.value.what == (
+            f"The map of orthophoto {tall} was interrupted (SIGUSR1); {kept} of 1190 rows are kept."
+        )
+        # A job that has not come further has too little time, and would have it for ever.
+        assert (("requeue", "17") in asked) == requeued
+        assert not out.exists()
+        assert signal.getsignal(signal.SIGUSR1) == before
+    monkeypatch.setattr(MapStore, "put", put)
+    capsys.readouterr()
+    mapped(out, *options)
+    assert f"orthophoto {tall}: going on behind row 512 of 1190\n" in capsys.readouterr().err
     for name in names(out.parent):
         assert (out.parent / name).read_bytes() == (tmp_path / name).read_bytes(), name
 

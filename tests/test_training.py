@@ -587,18 +587,6 @@ def test_an_interruption_does_not_claim_to_have_saved_spoilt_weights(
         assert content["state"]["step"] == 2
 
 
-def test_a_cancelled_job_is_not_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scontrol(*arguments: str) -> str:
-        assert arguments[0] == "show"
-        return "JobId=17 JobState=CANCELLED Reason=None"
-
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setattr(interruption, "_scontrol", scontrol)
-    assert interruption.ask_for_requeue() == "Job 17 was cancelled and is not requeued."
-    monkeypatch.delenv("SLURM_JOB_ID")
-    assert interruption.ask_for_requeue() == ""
-
-
 def test_a_frozen_encoder_keeps_its_weights_until_its_epochs_are_over(
     shard: Path, tmp_path: Path
 ) -> None:

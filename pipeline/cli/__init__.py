@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import geotiff, progress
+from pipeline import geotiff, interruption, progress
 from pipeline.cli.options import app as app
 from pipeline.errors import OutputError, TeselaError
 
@@ -27,6 +27,8 @@ from pipeline.cli import evaluation as evaluation
 from pipeline.cli import siose as siose
 from pipeline.cli import networks as networks
 # isort: on
+
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @app.callback()
@@ -44,12 +46,17 @@ def main() -> None:
     """Run a sub-command; exit with the code of the error's kind."""
     # A batch system's SIGTERM must leave no draft behind: let `finally` run.
     signal.signal(signal.SIGTERM, _terminated)
+    interruption.note_warnings()
     try:
         with geotiff.session():
             app(args=_hyphenated(sys.argv[1:]))
     except TeselaError as error:
         _say(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if ended.code == _TERMINATED and (said := interruption.ask_for_requeue(further=False)):
+            _say(said)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -75,4 +82,5 @@ def _say(message: str) -> None:
 
 
 def _terminated(number: int, _: object) -> None:
-    sys.exit(128 + number)
+    if not interruption.is_leaving():
+        sys.exit(_TERMINATED)

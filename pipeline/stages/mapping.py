@@ -21,6 +21,7 @@ from pipeline.class_rasters import NOMENCLATURE_TAG, checksum, sidecars
 from pipeline.errors import OutputError, TrainingError
 from pipeline.grid import PixelGrid, Window
 from pipeline.imagery import Imagery, SheetImagery
+from pipeline.interruption import InterruptedMapError, Interruption, ask_for_requeue
 from pipeline.map_store import Layer, MapStore
 from pipeline.publication import published
 from pipeline.run import Run
@@ -104,6 +105,7 @@ def map_imagery(
         TrainingError: If a checkpoint does not fit the image or the others.
         InputError: If the image cannot be read.
         OutputError: If the map cannot be written.
+        InterruptedMapError: If a batch system ends the job; whole rows of blocks are kept.
     """
     from pipeline import mapping
 
@@ -136,9 +138,15 @@ def map_imagery(
         store = MapStore(progress_folder, grid, _layers(settings, card), fingerprint)
         if store.rows_done:
             log.info("%s: going on behind row %d of %d", what, store.rows_done, grid.height)
-        left = (grid.height - store.rows_done) * grid.width
+        begun, warned = store.rows_done, Interruption()
+
+        def between() -> None:
+            if warned.signal:
+                raise _WarnedError
+
+        left = (grid.height - begun) * grid.width
         unit, pixels = ("Mpx", 10**6) if left >= 10**7 else ("kpx", 10**3)
-        with progress.track(f"map of {what}", left // pixels, unit) as advance:
+        with progress.track(f"map of {what}", left // pixels, unit) as advance, warned:
             bands = mapping.predicted_bands(
                 predictor,
                 imagery.read,
@@ -146,12 +154,16 @@ def map_imagery(
                 settings,
                 region=region,
                 inside=inside,
-                first_row=store.rows_done,
+                first_row=begun,
                 block_height=imagery.block_height,
                 threads=threads,
                 advance=_Counted(advance, left, pixels),
+                between=between,
             )
-            _store(bands, store, region.row if region else 0)
+            try:
+                _store(bands, store, region.row if region else 0)
+            except _WarnedError:
+                raise _interrupted(what, warned.signal, begun, store) from None
         _publish(store, outputs, card, tags)
         store.remove()
 
@@ -165,6 +177,21 @@ def map_imagery(
     except OutputError as error:
         kept = f"What is done is kept in {progress_folder}: the same command goes on."
         raise OutputError(error.what, error.items, f"{error.remedy}\n{kept}") from error
+
+
+class _WarnedError(Exception):
+    """A warning of the batch system came."""
+
+
+def _interrupted(what: str, cause: str, begun: int, store: MapStore) -> InterruptedMapError:
+    """Ask SLURM for another start; what is stored is whole."""
+    answer = ask_for_requeue(further=store.rows_done > begun)
+    return InterruptedMapError(
+        f"The map of {what} was interrupted ({cause}); {store.rows_done} of {store.rows} rows "
+        "are kept.",
+        [answer] if answer else [],
+        "Start it again: it goes on from there.",
+    )
 
 
 def _predictor(
