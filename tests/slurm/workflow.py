@@ -160,7 +160,7 @@ def same_files(one: Path, other: Path, *parts: str) -> None:
         found = [
             {
                 path.relative_to(run): path.read_bytes()
-                for path in (run / part).rglob("*")
+                for path in (run / part, *(run / part).rglob("*"))
                 if path.is_file()
             }
             for run in (one, other)
