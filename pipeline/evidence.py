@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from pipeline.report_data import LabelCounts, ReportData, SheetReport
 from pipeline.report_gaps import other_classes, other_maps
 from pipeline.sections import EvaluationSettings
 from pipeline.sheets import Sheet, comparisons
+from pipeline.slurm_accounting import Accounting, accounting
+from pipeline.slurm_runs import job_prefix
 
 STEPS = (
     "index_values",
@@ -61,6 +65,8 @@ STEPS = (
 PICTURED_SHEETS = 60
 """So many sheets are shown in pictures, those with test ground first: a page of thousands can
 neither be mailed nor be looked at."""
+
+DAY = 86_400.0
 
 SQUARES_BYTES = 64 * 2**20
 """Squares of more test ground than this are put together by fours: longer sides make intervals
@@ -142,6 +148,7 @@ def report_data(
         no_estimates=no_estimates,
         tiles=map_pictures.shown_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
         target_accuracy=judging.target_accuracy,
+        accounting=read_accounting(paths),
     )
 
 
@@ -221,6 +228,17 @@ def read_benchmarks(
             if path.exists():
                 found += read_benchmark(_text(path), step, sheet)
     return found
+
+
+def read_accounting(paths: RunPaths) -> Accounting:
+    """What SLURM says of the run's jobs, those of all starts of Snakemake."""
+    written = [time.time()]
+    for folder in ("logs", "benchmarks"):
+        for path in (paths.run / folder).rglob("*"):
+            with suppress(FileNotFoundError):  # a job that runs may have replaced it
+                written.append(path.stat().st_mtime)
+    # A file is as old as the end of its job; a day covers those that left none before it.
+    return accounting(job_prefix(paths.run), min(written) - DAY)
 
 
 def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]:

@@ -44,6 +44,8 @@ REPORT_TABLES = (
     "update_candidates",
     "areas",
     "costs",
+    "slurm_steps",
+    "slurm_jobs",
 )
 """Tables of the report, each a file of its own as well."""
 
@@ -284,6 +286,11 @@ class RunPaths:
     def report_figure(self, name: str) -> Path:
         """A figure of the report, SVG."""
         return self.run / "report" / "figures" / f"{name}.svg"
+
+    @property
+    def resources(self) -> Path:
+        """Memory and time to ask for in the next run, YAML for a profile of Snakemake."""
+        return self.run / "report" / "resources.yaml"
 
     @property
     def summary(self) -> Path:

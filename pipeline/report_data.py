@@ -16,8 +16,10 @@ from pipeline.confusion import ConfusionMatrix
 from pipeline.diagnosis import Finding
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation
+from pipeline.job_costs import Advice, StepJobs, advice, step_jobs
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.scores import Scores
+from pipeline.slurm_accounting import Accounting
 from pipeline.thumbnails import SheetThumbnails
 from pipeline.tile_pictures import TilePixels
 
@@ -93,6 +95,7 @@ class ReportData:
         no_estimates: Why there are none although a sample was assessed; empty where none was.
         tiles: Pixels of the worst tiles, worst first, and of the best, best first.
         target_accuracy: Accuracy from which on a part of the map is trusted.
+        accounting: What SLURM says of the run's jobs.
 
     Raises:
         ValueError: If names and colours do not pair up.
@@ -119,6 +122,7 @@ class ReportData:
     no_estimates: str = ""
     tiles: tuple[Sequence[TilePixels], Sequence[TilePixels]] = ((), ())
     target_accuracy: float = 0.95
+    accounting: Accounting = field(default_factory=Accounting)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
@@ -182,3 +186,13 @@ class ReportData:
         return step_costs(
             self.benchmarks, {sheet.name: sheet.pixels for sheet in self.sheets if sheet.pixels}
         )
+
+    @cached_property
+    def slurm_steps(self) -> list[StepJobs]:
+        """The jobs of each step on a cluster; none of a run without SLURM."""
+        return step_jobs(self.accounting.jobs)
+
+    @cached_property
+    def advice(self) -> list[Advice]:
+        """What each step may ask for next time."""
+        return advice(self.accounting.jobs, self.benchmarks)

@@ -36,6 +36,7 @@ NO_ESTIMATES = (
     "assess` makes of them areas and accuracies with 95 % intervals; then make the report again."
 )
 NO_COSTS = "Nothing was measured: the steps were run by hand, not by Snakemake."
+NO_ACCOUNTING = "Nothing was accounted for: the run had no jobs of SLURM."
 
 
 NAMED_SHEETS = 5
@@ -108,4 +109,6 @@ def missing(data: ReportData) -> dict[str, str]:
         found["areas"] = data.no_estimates or NO_ESTIMATES
     if not data.steps:
         found["costs"] = NO_COSTS
+    if not data.accounting.jobs:
+        found["accounting"] = data.accounting.silence or NO_ACCOUNTING
     return found

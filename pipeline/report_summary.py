@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.confusion import ConfusionMatrix
-from pipeline.numerals import THIN, area, count, hectares, listed, percent, plural
+from pipeline.numerals import THIN, area, count, duration, hectares, listed, percent, plural
 from pipeline.outlines import DISTANCES, OutlineCounts
 from pipeline.report_data import ReportData
 from pipeline.scores import ClassScores, Scores
@@ -117,6 +117,26 @@ def judged_ground(data: ReportData) -> str:
     """What a share of the map is of: the map, or of its ground that has a confidence."""
     unknown = data.evaluation.calibration.unknown if data.evaluation else 0
     return "the ground with a confidence" if unknown else "the map"
+
+
+def on_cluster(data: ReportData) -> str:
+    """What the jobs of the run took in all, in a sentence or two."""
+    steps = data.slurm_steps
+    jobs, finished = len(data.accounting.jobs), sum(step.finished for step in steps)
+    still = sum(step.open for step in steps)
+    ended = f"{count(finished)} finished"
+    if still:
+        ended += f", {count(still)} not yet at their end"
+    if other := jobs - finished - still:
+        ended += f", {count(other)} otherwise"
+    held = [f"{sum(step.cpu_hours for step in steps):.2f} CPU hours"]
+    if gpu_hours := sum(step.gpu_hours for step in steps):
+        held.append(f"{gpu_hours:.2f} GPU hours")
+    queued = sum(step.queued_seconds for step in steps)
+    return (
+        f"{plural(jobs, 'job')} on the cluster: {ended}. They held {listed(held)}, and waited "
+        f"{duration(queued)} in the queue, all added up."
+    )
 
 
 def sampled_ground(data: ReportData) -> str:

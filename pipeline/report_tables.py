@@ -12,6 +12,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.bootstrap import PER_CLASS
@@ -189,6 +190,39 @@ def _costs(data: ReportData) -> Iterator[Sequence[Any]]:
         yield (*measured, *memory, *then)
 
 
+def _slurm_steps(data: ReportData) -> Iterator[Sequence[Any]]:
+    advised = {entry.rule: entry for entry in data.advice}
+    for step in data.slurm_steps:
+        entry = advised.get(step.step)
+        yield (
+            *(step.step, len(step.jobs), step.finished, step.open),
+            "; ".join(f"{number} {state}" for state, number in step.states),
+            *(step.queued_seconds, step.longest_queue, step.seconds, step.longest),
+            *(step.cpu_hours, step.busy, step.gpu_hours, step.memory_mb),
+            *((entry.peak_asked_mb, entry.memory_used) if entry else (None, None)),
+            *((entry.longest_asked_seconds, entry.time_used) if entry else (None, None)),
+            *((entry.memory_mb, entry.minutes, entry.jobs) if entry else (None, None, None)),
+        )
+
+
+def _slurm_jobs(data: ReportData) -> Iterator[Sequence[Any]]:
+    for job in data.accounting.jobs:
+        times = (_clock(time) for time in (job.submitted, job.started, job.ended))
+        hours = (job.seconds * job.cpus / 3600, job.seconds * job.gpus / 3600)
+        yield (
+            *(job.number, job.step, job.sheet, job.state, *times),
+            *(job.queued_seconds, job.seconds, job.limit_seconds),
+            *(job.nodes, job.cpus, job.gpus, *hours, job.cpu_seconds),
+            *(job.memory_mb, job.asked_mb),
+        )
+
+
+def _clock(seconds: float) -> str:
+    if math.isnan(seconds):
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _polygons(rows: Iterable[PolygonRow]) -> Iterator[Sequence[Any]]:
     yield from (tuple(dataclasses.asdict(row).values()) for row in rows)
 
@@ -290,5 +324,25 @@ _TABLES: Mapping[str, tuple[str, tuple[str, ...], Callable[[ReportData], Rows]]]
             "remark",
         ),
         _costs,
+    ),
+    "slurm_steps": (
+        "accounting",
+        (
+            *("step", "jobs", "finished", "not_ended", "states"),
+            *("queued_seconds", "longest_queue_seconds", "seconds", "longest_job_seconds"),
+            *("cpu_hours", "cpus_busy", "gpu_hours", "peak_memory_mb"),
+            *("asked_memory_mb", "memory_used", "asked_seconds", "time_used"),
+            *("advised_memory_mb", "advised_minutes", "advised_by_jobs"),
+        ),
+        _slurm_steps,
+    ),
+    "slurm_jobs": (
+        "accounting",
+        (
+            *("job", "step", "wildcards", "state", "submitted", "started", "ended"),
+            *("queued_seconds", "seconds", "limit_seconds", "nodes", "cpus", "gpus"),
+            *("cpu_hours", "gpu_hours", "cpu_seconds_used", "peak_memory_mb", "asked_memory_mb"),
+        ),
+        _slurm_jobs,
     ),
 }

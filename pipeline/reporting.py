@@ -26,6 +26,7 @@ from pipeline.bootstrap import Interval
 from pipeline.class_overlays import COLORS, encode_overlays
 from pipeline.compute_costs import STUDY_GIGAPIXELS, beside_the_study
 from pipeline.confusion import ConfusionMatrix
+from pipeline.job_costs import SNAKEMAKE_MB, in_words, resources_yaml, unadvised
 from pipeline.numerals import area, count, duration, hectares, percent, plain
 from pipeline.paths import RunPaths
 from pipeline.report_data import ReportData
@@ -36,6 +37,7 @@ from pipeline.report_summary import (
     judged_ground,
     masked_reasons,
     near_outlines,
+    on_cluster,
     sampled_ground,
     summary,
     target_text,
@@ -96,6 +98,7 @@ def page_environment() -> Environment:
         "value": plain,
         "uri": thumbnails.data_uri,
         "between": between,
+        "state": in_words,
     }
     environment.filters |= filters
     script = _template("report.js")
@@ -162,6 +165,10 @@ def render_report(data: ReportData, drawn: Mapping[str, bytes] | None = None) ->
             errors=(thumbnails.CORRECT, thumbnails.WRONG, thumbnails.UNMAPPED),
             steps=data.steps,
             compared=beside_the_study(data.steps),
+            resources=resources_yaml(data.advice),
+            slurm_total=on_cluster(data),
+            snakemake_mb=SNAKEMAKE_MB,
+            unadvised=unadvised(data.accounting.jobs, data.advice),
             target=target_text(data),
             trust_ground=judged_ground(data),
             sampled=sampled_ground(data),

@@ -19,6 +19,7 @@ from pipeline.listed_polygons import CandidateRow, PolygonRow
 from pipeline.outlines import BINS, OutlineCounts
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
+from pipeline.slurm_accounting import Accounting, SlurmJob
 from pipeline.thumbnails import SheetThumbnails
 from pipeline.tile_pictures import TilePixels
 
@@ -30,6 +31,12 @@ LABEL = "70LOL_30<b>ZAU</b>"
 SQUARES = np.array(
     [[[50, 10, 0], [0, 40, 0], [0, 0, 0]], [[10, 0, 5], [5, 30, 0], [0, 0, 0]]], np.int64
 )
+
+SLURM_JOB = SlurmJob(
+    "17", "tesela-0_1", ("train",), "", "COMPLETED", 1000.0, 1060.0, 1660.0, 60.0, 600.0, 3600.0,
+    1, 4, 2, 1200.0, 2500.0, 5000.0,
+)  # fmt: skip
+"""Two GPUs for ten minutes, after a minute in the queue."""
 
 
 def evaluation() -> Evaluation:
@@ -130,5 +137,6 @@ def full_report() -> ReportData:
             splits=("test",),
             maps="0123456789abcdef",
         ),
+        accounting=Accounting([SLURM_JOB]),
         tiles=([tile(0.25)], [tile(0.9375)]),
     )

@@ -17,6 +17,7 @@ def report(run: Run) -> None:
     from pipeline import (
         evidence,
         figures,
+        job_costs,
         report_figures,
         report_scores,
         report_summary,
@@ -49,6 +50,7 @@ def report(run: Run) -> None:
         paths.scores: report_scores.scores_json(data).encode(),
         paths.matrix: matrix.as_csv().encode(),
         paths.matrix_picture: figures.confusion_picture(matrix),
+        paths.resources: job_costs.resources_yaml(data.advice).encode(),
         paths.summary: ("\n".join(lines) + "\n").encode(),
     }
     tables, drawings = report_tables.tables(data), report_figures.files(data, drawn)
