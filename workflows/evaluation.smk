@@ -112,6 +112,7 @@ rule report:
         captioned(paths.matrix, "confusion_table", "Tables", "confusion matrix"),
         captioned(paths.matrix_picture, "confusion", "Figures", "confusion matrix"),
         paths.summary,
+        paths.resources,
         [
             captioned(paths.report_figure(name), name, "Figures", CAPTIONED_FIGURES[name])
             for name in REPORT_FIGURES
