@@ -62,6 +62,7 @@ localrules:
 
 
 onstart:
+    slurm_runs.end_orphans(workflow, settings.run)
     configuration.claim(settings)
     slurm_runs.name_jobs(workflow, settings.run)
 
