@@ -19,12 +19,12 @@ setup: $(BIN)/.ready  ## make the environment under .venv
 demo: setup  ## the whole workflow on a made-up province, in a few minutes
 	$(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 
-# Two files of tests at once, and one thread each: threads of two would wait for each other.
+# Two files of tests at once: threads of one that only wait are not to keep the other from working.
 test: setup  ## all tests but those on SLURM
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --ignore tests/slurm
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --ignore tests/slurm
 
 test-slurm: setup  ## the workflow on a real SLURM that the tests start here (needs root)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 # SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1, and for
 # ONLY=networks MINUTES=6 ONLY_NETWORKS=unet,smp WEIGHTS=: see tests/benchmarks/README.md.

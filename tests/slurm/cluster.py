@@ -97,11 +97,18 @@ class Cluster:
         """Variables with which SLURM's commands speak to this cluster, and to no other.
 
         The nodes' names stand in no name service, so training over several is told where its
-        first process is; on a cluster they do.
+        first process is; on a cluster they do. And the nodes' processors are more than the
+        machine's: threads that wait for each other have to leave them to others meanwhile.
         """
         own = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         path = f"{own.get('PATH', '')}:{_SBIN}"
-        return {**own, "PATH": path, "SLURM_CONF": str(self.conf), "MASTER_ADDR": "127.0.0.1"}
+        return {
+            **own,
+            "PATH": path,
+            "SLURM_CONF": str(self.conf),
+            "MASTER_ADDR": "127.0.0.1",
+            "OMP_WAIT_POLICY": "passive",
+        }
 
     # ---- start and stop ---------------------------------------------------------------------
 
