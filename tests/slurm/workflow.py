@@ -41,6 +41,10 @@ QUICK = (
 """What tests say besides the profile: on this machine nobody need be spared questions."""
 
 
+THREADS = ("--set-threads", "train=2", "map_sheet=2")
+"""As many as this machine has processors, everywhere: on CPUs they decide the order of sums."""
+
+
 @dataclass
 class Workflow:
     """A run in a folder of its own: data, sheets table, settings.
@@ -97,6 +101,7 @@ class Workflow:
     def command(self, *arguments: str) -> list[str]:
         """Snakemake with what tests always say; ``arguments`` come last and win."""
         words = [*self.before, SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile")]
+        words += THREADS
         if self.profile is None:
             words += ["--cores", "2"]
         else:
