@@ -194,7 +194,7 @@ def _answer(since: float, variables: Mapping[str, str], patience: float) -> str:
     if done.returncode:
         lines = [line.strip(" .") for line in (done.stderr or done.stdout).splitlines()]
         said = [line for line in lines if line] or [f"nothing, and ends with {done.returncode}"]
-        raise NoAnswerError(f"`sacct` says “{said[-1]}”")
+        raise NoAnswerError(f"`sacct` says “{re.sub(r'^sacct: ((error|fatal): )?', '', said[-1])}”")
     return done.stdout
 
 
