@@ -15,7 +15,7 @@ from pipeline import config as configuration
 from pipeline import interruption, networks, nomenclature, slurm_runs
 from pipeline.launcher import launcher
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
-from pipeline.sheets import comparisons, missing_inputs, read_sheets, siose_files
+from pipeline.sheets import NAME, comparisons, digest_of, missing_inputs, read_sheets, siose_files
 
 if not workflow.configfiles:
     configfile: Path(workflow.basedir) / "configs" / "demo.yaml"
@@ -29,12 +29,13 @@ STARTED = time.time()
 settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
-missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
-nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
-for name in [settings.training.network, *settings.tuning.space.get("training.network", [])]:
-    networks.encoder_of(name, settings.training.encoder)
+if workflow.is_main_process:  # its jobs start Snakemake again, twice each, and need not look again
+    missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
+    nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
+    for name in [settings.training.network, *settings.tuning.space.get("training.network", [])]:
+        networks.encoder_of(name, settings.training.encoder)
+    configuration.check_run(settings)
 WEIGHTS = networks.first_weights(settings.training)
-configuration.check_run(settings)
 
 # The rules run with the Python that runs Snakemake, activated or not. `exec`: signals of a batch
 # system reach the step itself, and not a shell that dies of them and leaves it behind.
@@ -45,13 +46,21 @@ CHANGES = comparisons(sheets)
 BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
 
 
+# Files of all sheets are listed in the one job that needs them, and not whenever this is read:
+# there may be thousands.
+def every_sheet(wildcards):
+    return SHEETS
+
+
+def labelled(wildcards):
+    return LABELLED
 
 
 wildcard_constraints:
     worker=r"\d+",
-    sheet="|".join(SHEETS),
-    base="|".join(BASES) or "none",
-    place="|".join(sorted({place for place, _, _ in CHANGES})) or "none",
+    sheet=NAME,
+    base=r"[A-Za-z0-9_-]+",
+    place=NAME,
     before=r"\d{4}",
     after=r"\d{4}",
 
@@ -90,14 +99,15 @@ rule all:
     input:
         paths.report,
         paths.project,
-        expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
-        expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS),
-        [paths.change_map(*change) for change in CHANGES],
-        [
-            paths.vectors(sheet, settings.vectors.format)
-            for sheet in SHEETS
+        expand(paths.land_cover_map("{sheet}"), sheet=every_sheet),
+        expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=every_sheet),
+        lambda wildcards: [paths.change_map(*change) for change in CHANGES],
+        expand(
+            [paths.vectors("{sheet}", settings.vectors.format)]
             if settings.vectors.format != "none"
-        ],
+            else [],
+            sheet=every_sheet,
+        ),
 
 
 rule tuning:

@@ -108,7 +108,7 @@ def from_mapping(values: Mapping[str, Any], source: str, folders: Iterable[Path]
         )
     places = [Path(folder) for folder in folders]
     missing = []
-    found: dict[str, Any] = {"run": _expanded(settings.run)}
+    found: dict[str, Any] = {"run": expanded(settings.run)}
     for key in ("sheets", "nomenclature"):
         path = find(getattr(settings, key), places)
         if path is None:
@@ -267,7 +267,7 @@ def claim(settings: Settings) -> None:
 
 def find(path: Path, folders: Iterable[Path]) -> Path | None:
     """The first of: the path itself (from the working directory), or in one of the folders."""
-    path = _expanded(path)
+    path = expanded(path)
     for candidate in (path, *(folder / path for folder in folders)):
         if exists(candidate):
             return candidate
@@ -328,7 +328,8 @@ def exists(path: Path) -> bool:
         return True
 
 
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
+    """A path with its home folder and environment variables put in."""
     return Path(os.path.expandvars(path)).expanduser()
 
 

@@ -6,18 +6,22 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.config import exists, find, read_text
+from pipeline.config import exists, expanded, find, read_text
 from pipeline.errors import SettingsError
 from pipeline.sections import SPLITS, Split
 from pipeline.setting_types import did_you_mean
 
 COLUMNS = ("sheet", "orthophoto", "siose", "split", "year", "place")
 """Columns of the sheets table; the first four are needed."""
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+"""Regular expression of names of sheets and places: no point, which ends them in file names."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,7 @@ class Sheet:
     @property
     def base(self) -> str:
         """Name of its SIOSE base in file names: two bases of one name stay apart."""
-        place = hashlib.sha256(str(self.siose.resolve()).encode()).hexdigest()[:8]
-        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', self.siose.stem)}-{place}"
+        return _base(self.siose)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,13 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
         if columns.count(name) > 1
     ]
     sheets: dict[str, Sheet] = {}
+
+    @cache  # thousands of sheets lie on a few SIOSE bases
+    def place_of(cell: str) -> Path:
+        file = expanded(Path(cell))
+        # An absolute path is not asked for: every job of a run reads this table.
+        return file if file.is_absolute() else find(file, [path.parent]) or file
+
     if not mistakes:
         for line, cells in rows[1:]:
             if any(cells[len(columns) :]):
@@ -139,7 +149,7 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
                 )
                 continue
             padded = [*cells, *[""] * len(columns)]
-            sheet, wrong = _sheet_of(dict(zip(columns, padded, strict=False)), line, path)
+            sheet, wrong = _sheet_of(dict(zip(columns, padded, strict=False)), line, place_of)
             mistakes += wrong
             if sheet is None:
                 continue
@@ -189,10 +199,25 @@ def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None =
         )
 
 
-def siose_files(path: Path) -> list[Path]:
-    """A SIOSE base's files: it, and of a Shapefile its parts and the tables beside it."""
+def digest_of(sheets: Iterable[Sheet], column: str) -> str:
+    """A short word for what a column says of some sheets; another one when any of it changes.
+
+    Args:
+        sheets: In an order, which counts.
+        column: Attribute of a sheet.
+    """
+    told = "\n".join(f"{sheet.name}: {getattr(sheet, column)}" for sheet in sheets)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@cache
+def siose_files(path: Path) -> tuple[Path, ...]:
+    """A SIOSE base's files: it, and of a Shapefile its parts and the tables beside it.
+
+    As they are when they are asked for first: thousands of sheets ask for the same.
+    """
     if path.suffix.lower() != ".shp" or not path.parent.is_dir():
-        return [path]
+        return (path,)
     beside = [
         file
         for file in sorted(path.parent.iterdir())
@@ -202,7 +227,7 @@ def siose_files(path: Path) -> list[Path]:
             and re.search(r"(T_VALORES|_COBERTURAS|_ATRIBUTOS)(_|$)", file.stem.upper())
         )
     ]
-    return [path, *(file for file in beside if file != path and file.is_file())]
+    return (path, *(file for file in beside if file != path and file.is_file()))
 
 
 def _rows(table: Path) -> list[tuple[int, list[str]]]:
@@ -226,6 +251,12 @@ def _rows(table: Path) -> list[tuple[int, list[str]]]:
             remedy="Look for a quote that is not closed, there or above.",
         ) from error
     return rows
+
+
+@cache
+def _base(siose: Path) -> str:
+    place = hashlib.sha256(str(siose.resolve()).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', siose.stem)}-{place}"
 
 
 def _place_mistakes(sheets: Iterable[Sheet]) -> list[str]:
@@ -254,14 +285,16 @@ def _place_mistakes(sheets: Iterable[Sheet]) -> list[str]:
     return mistakes
 
 
-def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None, list[str]]:
+def _sheet_of(
+    row: dict[str, str], line: int, place_of: Callable[[str], Path]
+) -> tuple[Sheet | None, list[str]]:
     needed = ["sheet", "orthophoto"]
     if row["split"].lower() != "map":  # a sheet that is only mapped needs no SIOSE
         needed.append("siose")
     wrong = [f"line {line}: {key} is empty" for key in needed if not row[key]]
     name, place = row["sheet"], row.get("place", "")
     for key, given in (("sheet", name), ("place", place)):
-        if given and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", given):
+        if given and not re.fullmatch(NAME, given):
             wrong.append(
                 f"line {line}: {key} {given!r} becomes part of file names; use up to 100 letters "
                 "(a to z), digits, - and _"
@@ -278,14 +311,10 @@ def _sheet_of(row: dict[str, str], line: int, table: Path) -> tuple[Sheet | None
         wrong.append(f"line {line}: year {year!r} is not a year such as 2017")
     if wrong:
         return None, wrong
-    paths = {}
-    for key in ("orthophoto", "siose"):
-        file = Path(row[key])
-        paths[key] = find(file, [table.parent]) or file
     return Sheet(
         name,
-        paths["orthophoto"],
-        paths["siose"],
+        place_of(row["orthophoto"]),
+        place_of(row["siose"]),
         split,  # type: ignore[arg-type]
         int(year) if year else None,
         line,

@@ -1,5 +1,5 @@
 # Ground that several test sheets of one year show is judged on the first of them.
-YEARS = [f"{sheet.name}: {sheet.year}" for sheet in sheets.values() if sheet.split != "map"]
+YEARS = digest_of((sheets[name] for name in LABELLED), "year")
 
 
 rule confusion:
@@ -92,20 +92,20 @@ rule polygon_agreement:
 rule report:
     """Put matrices, curves, maps and data together in one page."""
     input:
-        confusion=expand(paths.confusion("{sheet}"), sheet=LABELLED),
-        evaluation=expand(paths.evaluation("{sheet}"), sheet=LABELLED),
-        blocks=expand(paths.block_matrices("{sheet}"), sheet=LABELLED),
-        agreement=expand(paths.polygon_agreement_counts("{sheet}"), sheet=LABELLED),
+        confusion=expand(paths.confusion("{sheet}"), sheet=labelled),
+        evaluation=expand(paths.evaluation("{sheet}"), sheet=labelled),
+        blocks=expand(paths.block_matrices("{sheet}"), sheet=labelled),
+        agreement=expand(paths.polygon_agreement_counts("{sheet}"), sheet=labelled),
         # Made by hand, when somebody has interpreted a sample.
         estimates=[path for path in [paths.area_estimates] if path.exists()],
-        counts=expand(paths.label_counts("{sheet}"), sheet=LABELLED),
-        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
-        maps=expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS),
+        counts=expand(paths.label_counts("{sheet}"), sheet=labelled),
+        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=labelled),
+        maps=expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=every_sheet),
         card=paths.card,
         curves=paths.curves,
         speed=paths.speed,
         findings=paths.findings,
-        changes=[paths.change_areas(*change) for change in CHANGES],
+        changes=lambda wildcards: [paths.change_areas(*change) for change in CHANGES],
     output:
         captioned(paths.report, "page", "Report", "the whole report"),
         captioned(paths.scores, "scores", "Tables", "all scores, JSON"),

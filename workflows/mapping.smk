@@ -90,7 +90,7 @@ rule vector_map:
         orthophoto=lambda wildcards: sheets[wildcards.sheet].orthophoto,
         siose=lambda wildcards: (
             [paths.proportions(wildcards.sheet), paths.polygon_index(wildcards.sheet)]
-            if settings.vectors.siose_shares and wildcards.sheet in LABELLED
+            if settings.vectors.siose_shares and sheets[wildcards.sheet].split != "map"
             else []
         ),
     output:

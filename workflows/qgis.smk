@@ -1,6 +1,3 @@
-DELIVERED = expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=SHEETS)
-
-
 rule error_raster:
     """Show where the map of one sheet and its labels differ, and what belongs there."""
     input:
@@ -28,16 +25,18 @@ rule error_raster:
 rule mosaic:
     """Put the rasters of all sheets together as VRT files, one of each kind."""
     input:
-        maps=DELIVERED,
-        layers=[
-            paths.map_layer(sheet, layer)
-            for layer in settings.mapping.layers
-            for sheet in SHEETS
-            if layer != "classes"
-        ],
-        labels=expand(paths.label_raster("{sheet}"), sheet=LABELLED),
-        errors=expand(paths.errors("{sheet}"), sheet=LABELLED),
-        orthophotos=[sheet.orthophoto for sheet in sheets.values()],
+        maps=expand(paths.delivered_map("{sheet}", settings.cleaning.asked), sheet=every_sheet),
+        layers=expand(
+            [
+                paths.map_layer("{sheet}", layer)
+                for layer in settings.mapping.layers
+                if layer != "classes"
+            ],
+            sheet=every_sheet,
+        ),
+        labels=expand(paths.label_raster("{sheet}"), sheet=labelled),
+        errors=expand(paths.errors("{sheet}"), sheet=labelled),
+        orthophotos=lambda wildcards: [sheet.orthophoto for sheet in sheets.values()],
     output:
         directory(paths.mosaics),
     log:
@@ -59,13 +58,14 @@ rule qgis_project:
     """Write a QGIS project of all that the run has made, in groups and styled."""
     input:
         mosaics=paths.mosaics,
-        maps=expand(paths.land_cover_map("{sheet}"), sheet=SHEETS),
-        changes=[paths.change_map(*change) for change in CHANGES],
-        vectors=[
-            paths.vectors(sheet, "gpkg") for sheet in SHEETS if settings.vectors.format == "gpkg"
-        ],
-        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=LABELLED),
-        agreement=expand(paths.polygon_agreement("{sheet}"), sheet=LABELLED),
+        maps=expand(paths.land_cover_map("{sheet}"), sheet=every_sheet),
+        changes=lambda wildcards: [paths.change_map(*change) for change in CHANGES],
+        vectors=expand(
+            [paths.vectors("{sheet}", "gpkg")] if settings.vectors.format == "gpkg" else [],
+            sheet=every_sheet,
+        ),
+        checks=expand(paths.polygon_check_counts("{sheet}"), sheet=labelled),
+        agreement=expand(paths.polygon_agreement("{sheet}"), sheet=labelled),
     output:
         paths.project,
     log:
