@@ -260,8 +260,8 @@ def _by_accounting(
         peak, memory = measured, [_with_snakemake(measured)]
     else:
         # SLURM looks now and then; of short jobs Snakemake may have seen more.
-        peak = large.memory_mb
-        memory = [MEMORY_MARGIN * max(peak, 0.0 if math.isnan(measured) else measured)]
+        peak = _largest([large.memory_mb, measured])
+        memory = [MEMORY_MARGIN * peak]
     time = [TIME_MARGIN * seconds]
     killed = [job for job in starts if job.state in (OUT_OF_MEMORY, OUT_OF_TIME)]
     for job in killed:

@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}{THIN}h {minutes % 60:02d}{THIN}min"
 
 
+def hours(number: float) -> str:
+    """A number of hours with two decimals, three of few; the unit stands elsewhere."""
+    return f"{number:.2f}" if number >= 0.1 or not number else f"{number:.3f}"
+
+
 def plain(value: object) -> str:
     """Any plain value, as a model card holds them."""
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.confusion import ConfusionMatrix
-from pipeline.numerals import THIN, area, count, duration, hectares, listed, percent, plural
+from pipeline.numerals import THIN, area, count, duration, hectares, hours, listed, percent, plural
 from pipeline.outlines import DISTANCES, OutlineCounts
 from pipeline.report_data import ReportData
 from pipeline.scores import ClassScores, Scores
@@ -129,9 +129,9 @@ def on_cluster(data: ReportData) -> str:
         ended += f", {count(still)} not yet at their end"
     if other := jobs - finished - still:
         ended += f", {count(other)} otherwise"
-    held = [f"{sum(step.cpu_hours for step in steps):.2f} CPU hours"]
+    held = [f"{hours(sum(step.cpu_hours for step in steps))} CPU hours"]
     if gpu_hours := sum(step.gpu_hours for step in steps):
-        held.append(f"{gpu_hours:.2f} GPU hours")
+        held.append(f"{hours(gpu_hours)} GPU hours")
     queued = sum(step.queued_seconds for step in steps)
     return (
         f"{plural(jobs, 'job')} on the cluster: {ended}. They held {listed(held)}, and waited "

@@ -27,7 +27,7 @@ from pipeline.class_overlays import COLORS, encode_overlays
 from pipeline.compute_costs import STUDY_GIGAPIXELS, beside_the_study
 from pipeline.confusion import ConfusionMatrix
 from pipeline.job_costs import SNAKEMAKE_MB, in_words, resources_yaml, unadvised
-from pipeline.numerals import area, count, duration, hectares, percent, plain
+from pipeline.numerals import area, count, duration, hectares, hours, percent, plain
 from pipeline.paths import RunPaths
 from pipeline.report_data import ReportData
 from pipeline.report_figures import drawings
@@ -99,6 +99,7 @@ def page_environment() -> Environment:
         "uri": thumbnails.data_uri,
         "between": between,
         "state": in_words,
+        "hours": hours,
     }
     environment.filters |= filters
     script = _template("report.js")

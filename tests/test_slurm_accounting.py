@@ -378,7 +378,7 @@ def test_the_page_shows_the_jobs_and_the_advice(jobs: list[SlurmJob]) -> None:
     page = render_report(data, {})
     assert "11 jobs on the cluster: 5 finished, 2 not yet at their end, 4 otherwise." in page
     assert "2 finished, 1 cancelled, 1 out of memory, 1 requeued, 1 out of time" in page
-    assert "<td>1 still running</td>" in page
+    assert '<td class="label">1 still running</td>' in page
     assert f"<pre>{resources_yaml(data.advice)}</pre>" in page
     assert "No job has finished yet, so there is no advice: one, two, report." in page
     steps = tables(data)["slurm_steps"].splitlines()

@@ -139,7 +139,7 @@ def test_a_job_out_of_time(nodes: Cluster, prefix: str) -> None:
 def test_advice_pasted_into_a_profile_grows_with_the_attempt(
     nodes: Cluster, tmp_path: Path
 ) -> None:
-    """A rule that fails until its second attempt, in the words of the file, on the real executor."""
+    """A rule that fails until its second attempt, in the words of the file."""
     (tmp_path / "Snakefile").write_text(
         "rule grows:\n"
         '    output: "done.txt"\n'
