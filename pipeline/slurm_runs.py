@@ -90,9 +90,9 @@ def end_orphans(workflow: Workflow, run: Path, seconds: float = _SECONDS) -> Non
         orphans = _jobs(prefix)
         if not orphans:
             return
-        listed = f"{len(orphans)} jobs of an earlier start of this run: {_some(orphans)}"
+        listed = f"jobs of an earlier start of this run: {_some(orphans)}"
         if not _is_alone(workflow.persistence):
-            log.warning(f"{listed}. They are left alone: their Snakemake may be alive.")
+            log.warning(f"There are {listed}. They are left alone: their Snakemake may be alive.")
             return
         log.info(f"Cancelling {listed}")
         for first in range(0, len(orphans), _AT_ONCE):
@@ -101,8 +101,8 @@ def end_orphans(workflow: Workflow, run: Path, seconds: float = _SECONDS) -> Non
         while left := sorted(set(orphans) & set(_jobs(prefix))):
             if time.monotonic() > deadline:
                 log.warning(
-                    f"{len(left)} of them have not ended within {seconds:.0f} s: {_some(left)}. "
-                    "Going on: their files are whole, but the work is done twice."
+                    f"Not ended within {seconds:.0f} s: {_some(left)}. Going on: their files are "
+                    "whole, but their work is done twice."
                 )
                 return
             time.sleep(1)
@@ -135,7 +135,8 @@ def _jobs(prefix: str) -> list[str]:
 
 
 def _some(jobs: Sequence[str]) -> str:
-    return ", ".join(jobs[:10]) + (", ..." if len(jobs) > 10 else "")
+    more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
+    return ", ".join(jobs[:10]) + more
 
 
 def _command(*words: str) -> str:
