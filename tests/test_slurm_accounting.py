@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import evidence, job_costs, slurm_accounting
+from pipeline import evidence, figures, job_costs, slurm_accounting
 from pipeline.compute_costs import Benchmark
 from pipeline.job_costs import Advice, advice, resources_yaml, step_jobs, unadvised
 from pipeline.paths import RunPaths
@@ -373,9 +373,16 @@ def test_the_run_is_asked_for_by_its_name_since_its_first_file(
 # ---- the report ---------------------------------------------------------------------------------
 
 
+def page_of(data: ReportData) -> str:
+    """The page without its drawings, which take long."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "confusion_panel", lambda *_: b"")
+        return render_report(data, {})
+
+
 def test_the_page_shows_the_jobs_and_the_advice(jobs: list[SlurmJob]) -> None:
     data = replace(full_report(), accounting=Accounting(jobs))
-    page = render_report(data, {})
+    page = page_of(data)
     assert "11 jobs on the cluster: 5 finished, 2 not yet at their end, 4 otherwise." in page
     assert "2 finished, 1 cancelled, 1 out of memory, 1 requeued, 1 out of time" in page
     assert '<td class="label">1 still running</td>' in page
@@ -395,7 +402,7 @@ def test_the_page_shows_the_jobs_and_the_advice(jobs: list[SlurmJob]) -> None:
 
 def test_the_page_of_a_run_without_slurm_is_as_it_was() -> None:
     data = replace(full_report(), accounting=Accounting())
-    page = render_report(data, {})
+    page = page_of(data)
     assert 'id="compute"' in page
     assert not re.search("accounting|cluster|resources.yaml|next time", page)
     note = "Nothing was accounted for: the run had no jobs of SLURM."
@@ -406,9 +413,9 @@ def test_the_page_of_a_run_without_slurm_is_as_it_was() -> None:
 def test_the_page_without_accounting_says_why_and_advises() -> None:
     why = "SLURM’s accounting tells nothing of this run: `sacct` says “off”."
     data = replace(full_report(), accounting=Accounting((), why))
-    page = render_report(data, {})
+    page = page_of(data)
     assert "this run: <code>sacct</code> says “off”." in page
     assert "mem_mb: 3700 * attempt" in page  # 1.25 x 2500 + 500, to a hundred
     assert why in tables(data)["slurm_jobs"]
     bare = ReportData("bare", NAMES, COLORS, 0.25, [], accounting=Accounting((), why))
-    assert "What to ask for next time" not in render_report(bare, {})
+    assert "What to ask for next time" not in page_of(bare)
