@@ -232,14 +232,26 @@ def test_snakemakes_own_lint_is_clean() -> None:
 
 
 @pytest.mark.workflow
-def test_the_slurm_profile_is_valid(finished: Path) -> None:
+@pytest.mark.parametrize(
+    ("profile", "partition", "train"),
+    [
+        ("slurm", "gpu", "Shell command:  python -m pipeline --log "),
+        ("slurm/accelerated", "accelerated", "Shell command: srun --nodes=2 --ntasks=2 "),
+    ],
+)
+def test_the_slurm_profiles_are_valid(
+    finished: Path, profile: str, partition: str, train: str
+) -> None:
     done = subprocess.run(
-        [SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "slurm"),
+        [SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / profile),
          "--dry-run", "--configfile", *_configs(finished), "--forceall"],
         cwd=finished, capture_output=True, text=True, check=False, env=_environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "slurm_partition=gpu" in done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    assert f"slurm_partition={partition}" in told
+    (rule,) = re.findall(r"rule train:.*?Shell command:[^\n]*", told, flags=re.S)
+    assert train in rule
 
 
 @pytest.mark.workflow
