@@ -7,6 +7,7 @@
                                                           the search for better settings
 """
 
+import gc
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ STARTED = time.time()
 settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
+gc.set_threshold(100_000, 50, 100)  # thousands of sheets are millions of objects that stay
 if workflow.is_main_process:  # its jobs start Snakemake again, twice each, and need not look again
     missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
     nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
