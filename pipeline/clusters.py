@@ -143,7 +143,14 @@ def _environment_restored() -> Iterator[None]:
 
 @contextmanager
 def _slurm(jobs: int) -> Iterator[_Cluster]:
-    with slurm_jobs(jobs) as started, _client(started.cluster) as client:
+    # A job whose node has died waits in the queue to run again: dask would cancel it, as one that
+    # has lost its worker for 15 s.
+    patient = {"distributed.deploy.lost-worker-timeout": "365 days"}
+    with (
+        dask.config.set(patient),
+        slurm_jobs(jobs) as started,
+        _client(started.cluster) as client,
+    ):
         yield _Cluster(client, started.slots, started.hope)
 
 
