@@ -1,0 +1,178 @@
+"""Steps of a run as tests interrupt them: begun, held in the middle, and compared with others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from pipeline import config, stages
+from tests.slurm.cluster import Cluster
+from tests.slurm.workflow import Workflow, wait_for
+
+SPLITS = {"0722-1": "train", "0722-2": "validation", "0722-3": "test"}
+
+TRAINING = {
+    "network": "enet",
+    "encoder": "enet",
+    "epochs": None,
+    "iterations": 32,
+    "validate_every": 8,
+    "batch_size": 2,
+}
+"""Three places, besides the end, where a training can be found by its curves."""
+
+MAPPING = {"window_px": 128, "overlap_px": 64}
+"""Of many small windows, so that there is time behind the first row of blocks."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Sums of floats depend on how many threads share them."""
+
+
+def whole_run(folder: Path, data: Path) -> Workflow:
+    """Three sheets from nothing to the maps of two, without Snakemake, SLURM and interruptions."""
+    alone = Workflow(folder, {**os.environ, **ONE_THREAD}, profile=None)
+    alone.prepare(data, SPLITS, training=TRAINING, mapping=MAPPING)
+    with contextlib.chdir(folder):
+        run = stages.Run(config.load(Path("run.yaml")))
+        config.claim(run.settings)
+        for sheet in SPLITS:
+            stages.class_proportions(run, sheet)
+            stages.label_raster(run, sheet)
+        stages.tile_plan(run)
+        for sheet in SPLITS:
+            stages.shard(run, sheet)
+    settings = "run/small/settings.yaml"
+    command(alone, "train", "--config", settings)
+    for sheet in ("0722-1", "0722-2"):
+        command(alone, "map-sheet", "--config", settings, "--sheet", sheet)
+    return alone
+
+
+def command(workflow: Workflow, *arguments: str) -> None:
+    """Run a sub-command in a workflow's folder."""
+    words = [sys.executable, "-m", "pipeline", *arguments]
+    done = subprocess.run(
+        words, cwd=workflow.folder, env=workflow.environment, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def without(whole: Workflow, folder: Path, cluster: Cluster, *parts: str) -> Workflow:
+    """A copy of a run, on a cluster, that lacks some of its folders."""
+    shutil.copytree(whole.folder, folder)
+    copied = replace(
+        whole, folder=folder, environment={**cluster.environment, **ONE_THREAD},
+        profile=Workflow(folder).profile,
+    )  # fmt: skip
+    for part in parts:
+        shutil.rmtree(copied.run / part)
+    return copied
+
+
+def running(cluster: Cluster, but: tuple[str, ...] = ()) -> str:
+    """The one job that runs; waits for it.
+
+    Args:
+        cluster: The cluster.
+        but: Jobs that are not looked for.
+    """
+    found: list[str] = []
+
+    def begun() -> bool:
+        found[:] = [job for job in cluster.jobs("RUNNING") if job not in but]
+        return len(found) == 1
+
+    wait_for("a job runs", begun, 120)
+    return found[0]
+
+
+def steps(job: str, name: str) -> Iterator[psutil.Process]:
+    """Processes of a job that run a sub-command."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            words = process.cmdline()
+            named = words[1:3] == ["-m", "pipeline"] and name in words
+            if named and process.environ().get("SLURM_JOB_ID") == job:
+                yield process
+
+
+def held(job: str, name: str, reached: Callable[[], bool]) -> psutil.Process:
+    """Stop a step of a job when it has come so far: SLURM has all its time to act then.
+
+    Args:
+        job: The job.
+        name: The step's sub-command.
+        reached: Whether it has come so far.
+    """
+    found: list[psutil.Process] = []
+
+    def so_far() -> bool:
+        found[:] = [*steps(job, name)]
+        return bool(found) and reached()
+
+    wait_for(f"{name} of job {job} has come so far", so_far, 200)
+    found[0].suspend()
+    return found[0]
+
+
+def is_warned(process: psutil.Process, number: signal.Signals = signal.SIGUSR1) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    told = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+    waiting = [int(line.split()[1], 16) for line in told.splitlines() if "Pnd:" in line]
+    return any(mask >> (number - 1) & 1 for mask in waiting)
+
+
+def restarts(cluster: Cluster, job: str) -> int:
+    """How often a job has been started again."""
+    return int(cluster.job(job)["Restarts"])
+
+
+def started_again(cluster: Cluster, job: str, times: int) -> None:
+    """Wait until a job runs for the next time."""
+
+    def runs() -> bool:
+        known = cluster.job(job)
+        return known["JobState"] == "RUNNING" and known["Restarts"] == str(times)
+
+    wait_for(f"job {job} runs again", runs, 120)
+
+
+def validations(run: Path) -> int:
+    """How often a run's training has validated, as far as it has told."""
+    curves = run / "models" / "small" / "curves.csv"
+    try:
+        return len(curves.read_text("utf-8").splitlines()) - 1
+    except FileNotFoundError:
+        return 0
+
+
+def states(cluster: Cluster, *jobs: str) -> list[str]:
+    """States of all starts of jobs, as the accounting has them, in their order."""
+    told = cluster.run(
+        "sacct", "-X", "-P", "-n", "--duplicates", "--jobs", ",".join(jobs), "--format", "State"
+    )
+    return [line.split()[0] for line in told.splitlines()]
+
+
+def limited(cluster: Cluster, job: str, **changes: str) -> None:
+    """Change a job: its ``EndTime``, ``TimeLimit``..."""
+    cluster.run("scontrol", "update", f"JobId={job}", *(f"{k}={v}" for k, v in changes.items()))
+
+
+def preempt(cluster: Cluster, job: str) -> None:
+    """Take a job's node for another one of a higher priority, for a moment."""
+    node = cluster.job(job)["NodeList"]
+    cluster.run(
+        "sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null",
+        "--job-name=urgent", "--wrap=true",
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Time limits and preemption: what SLURM ends goes on, to the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.steps import (
+    held,
+    is_warned,
+    limited,
+    preempt,
+    restarts,
+    running,
+    started_again,
+    states,
+    validations,
+    whole_run,
+    without,
+)
+from tests.slurm.workflow import (
+    PROFILE,
+    Workflow,
+    drafts,
+    kill_tree,
+    make_data,
+    same_files,
+    wait_for,
+)
+
+BEST = "run/small/models/small/best.safetensors"
+MODEL = tuple(f"models/small/{name}" for name in ("best.safetensors", "card.json", "curves.csv"))
+ENDS = (".tif", ".tif.aux.xml", ".qml", ".confidence.tif", ".confidence.qml")
+MAP = tuple(f"maps/0722-1{end}" for end in ENDS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The run that nobody has interrupted, of small sheets: two rows of blocks each."""
+    data = make_data(tmp_path_factory.mktemp("small"), (640, 704))
+    return whole_run(tmp_path_factory.mktemp("whole"), data)
+
+
+def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same_bytes(
+    nodes: Cluster, whole: Workflow, tmp_path: Path
+) -> None:
+    workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
+    snakemake = workflow.started(BEST)
+    try:
+        job = running(nodes)
+        # SLURM's own warning, as the profile asks for it: two minutes before the limit.
+        step = held(job, "train", lambda: validations(workflow.run) >= 1)
+        limited(nodes, job, EndTime="now+100seconds")
+        wait_for("SLURM warns the step", lambda: is_warned(step), 70)
+        step.resume()
+        wait_for("the job is requeued", lambda: restarts(nodes, job) == 1, 60)
+        limited(nodes, job, TimeLimit="60")
+        started_again(nodes, job, 1)
+
+        held(job, "train", lambda: validations(workflow.run) >= 2)
+        preempt(nodes, job)
+        started_again(nodes, job, 2)
+
+        held(job, "train", lambda: validations(workflow.run) >= 3)
+        limited(nodes, job, EndTime="now")
+        wait_for("the job is out of time", lambda: states(nodes, job)[-1:] == ["TIMEOUT"], 90)
+        retry = running(nodes, but=(job,))
+        assert snakemake.wait(200) == 0, workflow.said
+    finally:
+        kill_tree(snakemake)
+    # Requeued twice, though the step had failed; out of time, it is Snakemake that tries again.
+    assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
+    assert states(nodes, retry) == ["COMPLETED"]
+    same_files(whole.run, workflow.run, *MODEL)
+    assert not drafts(workflow.run)
+
+
+def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same_bytes(
+    nodes: Cluster, whole: Workflow, tmp_path: Path
+) -> None:
+    workflow = without(whole, tmp_path / "w", nodes, "maps")
+    progress = workflow.run / "maps" / ".0722-1.progress"
+    log = workflow.run / "logs" / "map_sheet" / "0722-1.log"
+
+    def stored() -> bool:
+        # Both rasters of the first row of blocks.
+        return len([p for p in progress.glob("*.000000.blocks") if p.name[0] != "."]) == 2
+
+    def goes_on(before: psutil.Process) -> bool:
+        return not before.is_running() and "going on behind row 512 of 704" in log.read_text()
+
+    snakemake = workflow.started("run/small/maps/0722-1.tif")
+    try:
+        job = running(nodes)
+        step = held(job, "map-sheet", stored)
+        limited(nodes, job, EndTime="now+100seconds")
+        wait_for("SLURM warns the step", lambda: is_warned(step), 70)
+        step.resume()
+        wait_for("the job is requeued", lambda: restarts(nodes, job) == 1, 60)
+        limited(nodes, job, TimeLimit="60")
+        started_again(nodes, job, 1)
+
+        again = held(job, "map-sheet", lambda: goes_on(step))
+        preempt(nodes, job)
+        started_again(nodes, job, 2)
+
+        held(job, "map-sheet", lambda: goes_on(again))
+        limited(nodes, job, EndTime="now")
+        wait_for("the job is out of time", lambda: states(nodes, job)[-1:] == ["TIMEOUT"], 90)
+        retry = running(nodes, but=(job,))
+        assert snakemake.wait(200) == 0, workflow.said
+    finally:
+        kill_tree(snakemake)
+    assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
+    assert states(nodes, retry) == ["COMPLETED"]
+    assert "going on behind row 512 of 704" in log.read_text("utf-8")
+    same_files(whole.run, workflow.run, *MAP)
+    assert not drafts(workflow.run)
+    assert not progress.exists()
+
+
+def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
+    nodes: Cluster, whole: Workflow, tmp_path: Path
+) -> None:
+    workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
+    profile = tmp_path / "profile" / "config.yaml"
+    profile.parent.mkdir()
+    shipped = (PROFILE / "config.yaml").read_text("utf-8")
+    assert "slurm-requeue: true" in shipped
+    profile.write_text(shipped.replace("slurm-requeue", "slurm-no-requeue"), "utf-8")
+    workflow.profile = profile.parent
+    snakemake = workflow.started(BEST)
+    try:
+        job = running(nodes)
+        step = held(job, "train", lambda: validations(workflow.run) >= 2)
+        nodes.run("scancel", "--signal=USR1", job)
+        wait_for("the step is warned", lambda: is_warned(step), 20)
+        step.resume()
+        retry = running(nodes, but=(job,))
+        assert snakemake.wait(200) == 0, workflow.said
+    finally:
+        kill_tree(snakemake)
+    assert states(nodes, job, retry) == ["FAILED", "COMPLETED"]
+    assert f"SLURM did not requeue job {job}" in workflow.said
+    same_files(whole.run, workflow.run, *MODEL)
