@@ -130,7 +130,7 @@ def test_a_crash_in_a_map(again: Workflow, local: Workflow, nodes: Cluster) -> N
     for path in again.run.glob("maps/0722-3.*"):
         path.unlink()
     snakemake = again.started("run/small/maps/0722-3.tif")
-    step = caught(again, nodes, "map-sheet", "maps/.0722-3.progress/*.000000.blocks")
+    step = caught(again, nodes, "map-sheet", "maps/.0722-3.progress/*.confidence.000000.blocks")
     assert not [*again.run.glob("maps/0722-3.*")]
     crash(nodes, step)
     ended(again, snakemake)
@@ -164,7 +164,7 @@ def test_a_real_map_whose_lost_copy_fails_after_the_workflow(
     shutil.rmtree(again.run / "maps")
 
     snakemake = again.started("run/small/maps/scene_6.tif")
-    lost = caught(again, nodes, "map-sheet", "maps/.scene_6.progress/*.000000.blocks")
+    lost = caught(again, nodes, "map-sheet", "maps/.scene_6.progress/*.confidence.000000.blocks")
     nodes.lose_node(lost.node)
     ended(again, snakemake)
     same_files(whole, again.run, "maps")
