@@ -1,0 +1,127 @@
+"""Snakemake itself ends before its jobs do: the next start goes on, and nothing is done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, stages
+from pipeline.slurm_runs import job_prefix
+from tests.slurm.attempts import attempts
+from tests.slurm.cluster import Cluster
+from tests.slurm.steps import held
+from tests.slurm.workflow import Workflow, drafts, kill_tree, wait_for
+
+SHEETS = ("0722-1", "0722-2")
+LABELS = ("--until", "label_raster", "--group-components", "labels=1")
+"""Two jobs, one a sheet, that wait for one job."""
+
+
+@pytest.fixture
+def workflow(nodes: Cluster, data: Path, tmp_path: Path) -> Workflow:
+    made = Workflow(tmp_path / "here", nodes.environment)
+    made.prepare(data, dict.fromkeys(SHEETS, "train"))
+    return made
+
+
+def test_a_killed_snakemake_goes_on_and_does_nothing_twice(
+    nodes: Cluster, workflow: Workflow, data: Path, tmp_path: Path
+) -> None:
+    first = workflow.started(*LABELS)
+    try:
+        wait_for("a job of either sheet", lambda: len(_jobs(nodes, workflow, "sheet=")) == 2)
+        orphan = _jobs(nodes, workflow, "sheet=0722-2")[0]
+        held(orphan, "class-proportions", lambda: True)
+    finally:
+        kill_tree(first)
+    # One job ends after the kill, the other one never would.
+    wait_for("the other job ends", lambda: nodes.jobs("PENDING", "RUNNING") == [orphan])
+    done = _files(workflow.run, "siose/*.arrow", "*/0722-1.*")
+    assert len(done) >= 5
+    before = {path: (workflow.run / path).stat().st_mtime_ns for path in done}
+
+    locked = workflow.snakemake(*LABELS)
+    assert locked.returncode == 1
+    assert "--unlock" in locked.stdout + locked.stderr
+    assert nodes.jobs("PENDING", "RUNNING") == [orphan]
+    assert workflow.snakemake(*LABELS, "--unlock").returncode == 0
+    again = workflow.snakemake(*LABELS)
+    said = again.stdout + again.stderr
+    assert again.returncode == 0, said
+
+    assert said.count(f"Cancelling jobs of an earlier start of this run: {orphan}\n") >= 1
+    assert _states(nodes, workflow, "index_values") == ["COMPLETED"]
+    assert _states(nodes, workflow, "sheet=0722-1") == ["COMPLETED"]
+    assert _states(nodes, workflow, "sheet=0722-2") == ["CANCELLED", "COMPLETED"]
+    assert {path: (workflow.run / path).stat().st_mtime_ns for path in done} == before
+    names = [one.name for one in attempts(nodes, workflow.folder)]
+    assert {name.split("_")[0] for name in names} == {job_prefix(workflow.run)}
+    assert len(set(names)) == 2  # starts of Snakemake
+
+    alone = _labels_alone(tmp_path / "alone", data)
+    expected = _files(alone, "proportions/*", "labels/*")
+    assert len(expected) >= 8
+    assert _files(workflow.run, "proportions/*", "labels/*") == expected
+    assert not drafts(workflow.run)
+
+
+def test_ctrl_c_takes_its_jobs_along_and_sigterm_waits_for_them(
+    nodes: Cluster, workflow: Workflow
+) -> None:
+    index = ("--until", "index_values")
+    first = workflow.started(*index)
+    try:
+        wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
+        held(_jobs(nodes, workflow, "index_values")[0], "index-values", lambda: True)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 1
+    finally:
+        first.kill()
+    wait_for("the queue is empty", lambda: not nodes.jobs(), 30)
+    assert _states(nodes, workflow, "index_values") == ["CANCELLED"]
+    assert not _files(workflow.run, "siose/*")
+
+    second = workflow.started(*index)  # no lock is left
+    try:
+        wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(120) == 1
+    finally:
+        second.kill()
+    assert "Will exit after finishing currently running jobs" in workflow.said
+    assert nodes.jobs() == []
+    assert _states(nodes, workflow, "index_values") == ["CANCELLED", "COMPLETED"]
+    assert len(_files(workflow.run, "siose/*.arrow")) == 1
+    assert not drafts(workflow.run)
+    left = workflow.snakemake(*index, "--dry-run")
+    assert left.returncode == 0
+    assert "index_values" not in left.stdout
+
+
+def _jobs(cluster: Cluster, workflow: Workflow, of: str) -> list[str]:
+    return [one.job for one in attempts(cluster, workflow.folder, of)]
+
+
+def _states(cluster: Cluster, workflow: Workflow, of: str) -> list[str]:
+    return [one.state for one in attempts(cluster, workflow.folder, of)]
+
+
+def _files(run: Path, *patterns: str) -> dict[str, bytes]:
+    found = [path for pattern in patterns for path in run.glob(pattern) if path.is_file()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(found)}
+
+
+def _labels_alone(folder: Path, data: Path) -> Path:
+    """The same labels without Snakemake, SLURM and interruptions."""
+    alone = Workflow(folder, profile=None)
+    alone.prepare(data, dict.fromkeys(SHEETS, "train"))
+    with contextlib.chdir(folder):
+        run = stages.Run(config.load(Path("run.yaml")))
+        config.claim(run.settings)
+        for sheet in SHEETS:
+            stages.class_proportions(run, sheet)
+            stages.label_raster(run, sheet)
+    return alone.run
