@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.numerals import count, listed
+from pipeline.outlines import OutlineCounts
 from pipeline.report_data import ReportData
 
 NO_TEST = "No labelled test ground was compared with the map: give a sheet the split “test”."
@@ -23,6 +24,11 @@ NO_SQUARES = (
 NO_CONFIDENCE = (
     "The maps tell no confidence: set `mapping.confidence: true`, map the sheets again, then run "
     "`python -m pipeline evaluation` and the report."
+)
+NO_OUTLINES = (
+    "No outline of the labels on the test ground can be judged: they have none there, or the strip "
+    "that `labels.boundary_px` and `labels.boundary_m` mask on both sides hides all of them. How "
+    "exact the map is at outlines is not known then."
 )
 NO_AGREEMENT = (
     "Nobody has compared the map with the shares of SIOSE’s polygons yet: "
@@ -82,6 +88,11 @@ def _unevaluated(data: ReportData) -> str:
     )
 
 
+def _has_outlines(found: OutlineCounts) -> bool:
+    """Whether there is ground near an outline of the labels, or an outline that is judged."""
+    return bool(found.by_distance[:, :-1].any() or found.boundary[:, 2].any())
+
+
 def missing(data: ReportData) -> dict[str, str]:
     """Why a part of the report is empty, in one sentence each; only the parts that are."""
     found: dict[str, str] = {}
@@ -94,6 +105,8 @@ def missing(data: ReportData) -> dict[str, str]:
             found["confidence"] = NO_CONFIDENCE
         if not data.evaluation.pixels:
             found["outlines"] = NO_TEST
+        elif not _has_outlines(data.evaluation.outlines):
+            found["outlines"] = NO_OUTLINES
     if not data.intervals:
         found["intervals"] = NO_SQUARES if data.scores else NO_TEST
     if not data.agreement:

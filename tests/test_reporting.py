@@ -47,7 +47,8 @@ from pipeline.outlines import BINS, DISTANCES, OutlineCounts
 from pipeline.paths import RunPaths
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
-from pipeline.report_gaps import NO_SQUARES, missing
+from pipeline.report_figures import drawings
+from pipeline.report_gaps import NO_OUTLINES, NO_SQUARES, missing
 from pipeline.report_scores import scores_json
 from pipeline.report_summary import near_outlines, summary
 from pipeline.report_tables import tables
@@ -436,6 +437,24 @@ def test_all_sections_are_there_and_lead_somewhere(full: str) -> None:
     assert 'class="missing"' not in full
     pictures = [source for source in page.sources if source.startswith("data:image/svg+xml")]
     assert len(pictures) == 7
+
+
+def test_masked_outlines_are_not_taken_for_badly_drawn_ones() -> None:
+    """Where a strip on both sides is masked, all ground is far from any outline of the labels."""
+    data = full_report()
+    sheets = list(data.sheets)
+    for number, sheet in enumerate(sheets):
+        if sheet.evaluation is not None:
+            found = sheet.evaluation.outlines
+            far = np.zeros_like(found.by_distance)
+            far[:, -1] = found.by_distance.sum(axis=1)
+            boundary = found.boundary * [1, 0, 0, 0]
+            hidden = replace(found, by_distance=far, boundary=boundary)
+            sheets[number] = replace(sheet, evaluation=replace(sheet.evaluation, outlines=hidden))
+    data = replace(data, sheets=sheets)
+    assert missing(data)["outlines"] == NO_OUTLINES
+    assert "labels.boundary_px" in tables(data)["outlines"]
+    assert "outlines" not in drawings(data)
 
 
 def test_labels_and_names_are_escaped_in_every_section(full: str) -> None:
