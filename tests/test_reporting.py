@@ -448,7 +448,7 @@ def test_masked_outlines_are_not_taken_for_badly_drawn_ones() -> None:
             found = sheet.evaluation.outlines
             far = np.zeros_like(found.by_distance)
             far[:, -1] = found.by_distance.sum(axis=1)
-            boundary = found.boundary * [1, 0, 0, 0]
+            boundary = found.boundary * np.array([1, 0, 0, 0], np.int64)
             hidden = replace(found, by_distance=far, boundary=boundary)
             sheets[number] = replace(sheet, evaluation=replace(sheet.evaluation, outlines=hidden))
     data = replace(data, sheets=sheets)
