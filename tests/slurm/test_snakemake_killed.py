@@ -75,13 +75,14 @@ def test_ctrl_c_takes_its_jobs_along_and_sigterm_waits_for_them(
     first = workflow.started(*index)
     try:
         wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
-        held(_jobs(nodes, workflow, "index_values")[0], "index-values", lambda: True)
+        held(nodes.jobs("RUNNING")[0], "index-values", lambda: True)
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 1
     finally:
         first.kill()
     wait_for("the queue is empty", lambda: not nodes.jobs(), 30)
-    assert _states(nodes, workflow, "index_values") == ["CANCELLED"]
+    cancelled = ["CANCELLED"]
+    wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == cancelled, 30)
     assert not _files(workflow.run, "siose/*")
 
     second = workflow.started(*index)  # no lock is left
@@ -93,7 +94,8 @@ def test_ctrl_c_takes_its_jobs_along_and_sigterm_waits_for_them(
         second.kill()
     assert "Will exit after finishing currently running jobs" in workflow.said
     assert nodes.jobs() == []
-    assert _states(nodes, workflow, "index_values") == ["CANCELLED", "COMPLETED"]
+    ended = [*cancelled, "COMPLETED"]
+    wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == ended, 30)
     assert len(_files(workflow.run, "siose/*.arrow")) == 1
     assert not drafts(workflow.run)
     left = workflow.snakemake(*index, "--dry-run")
