@@ -25,7 +25,7 @@ if not workflow.configfiles:
 report: "workflows/captions/workflow.rst"
 
 
-interruption.spare_snakemake()
+interruption.pass_on_warnings()
 STARTED = time.time()
 settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)

@@ -6,9 +6,14 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
+
+import psutil
 
 from pipeline.errors import TeselaError
 
@@ -75,14 +80,48 @@ def note_warnings() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: _early.append(signal.SIGUSR1.name))
 
 
-def spare_snakemake() -> None:
-    """Inside a SLURM job, let SIGUSR1 pass by this process: it is meant for the step.
+def pass_on_warnings() -> None:
+    """Inside a SLURM job, let Snakemake hand the warnings on to the steps that it runs.
 
-    SLURM warns all processes of a job's step, and Snakemake, which waits there for the step
-    itself, would die of it.
+    SLURM signals the processes that it has started itself, and with control groups no other: that
+    is Snakemake, which would die of a SIGUSR1, and on SIGTERM waits for a step that knows nothing.
     """
-    if "SLURM_JOB_ID" in os.environ:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    # Not by a handler of SIGTERM: Snakemake sets its own, later.
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    threading.Thread(target=_pass_on, args=(reads,), name="warnings", daemon=True).start()
+
+
+def _pass_on(reads: int) -> None:
+    while told := os.read(reads, 1):
+        if told[0] not in WARNINGS:
+            continue
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error, OSError):
+                if process.cmdline()[1:3] == ["-m", "pipeline"]:
+                    _warn(process, told[0])
+
+
+def _warn(process: psutil.Process, number: int) -> None:
+    """Send a step a warning; a SIGUSR1 once it would not die of it any more."""
+    deadline = time.monotonic() + _SECONDS
+    while number == signal.SIGUSR1 and not _heeds(process.pid, number):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.1)
+    process.send_signal(number)
+
+
+def _heeds(process: int, number: int) -> bool:
+    """Whether a process of this machine has a handler for a signal."""
+    for line in Path(f"/proc/{process}/status").read_text("ascii", "replace").splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def is_leaving() -> bool:

@@ -106,15 +106,46 @@ def test_a_warning_that_comes_too_early_is_heeded_later() -> None:
         assert warned.signal == "SIGTERM"
 
 
+@pytest.mark.parametrize("number", interruption.WARNINGS)
+def test_snakemake_hands_warnings_on_to_its_step_inside_a_job(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """With a handler of SIGTERM that is set later, as Snakemake's is; other children get none."""
+    package = tmp_path / "pipeline"
+    package.mkdir()
+    (package / "__main__.py").write_text(
+        "import signal, sys, time\n"
+        "time.sleep(1)\n"  # not ready yet: a SIGUSR1 would be the end
+        "for n in (signal.SIGUSR1, signal.SIGTERM):\n"
+        "    signal.signal(n, lambda n, _: sys.exit(f'step: {signal.Signals(n).name}'))\n"
+        "time.sleep(30)\n",
+        "utf-8",
+    )
+    program = (
+        "import os, signal, subprocess, sys, time\n"
+        "from pipeline import interruption\n"
+        "interruption.pass_on_warnings()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        f"step = subprocess.Popen([sys.executable, '-m', 'pipeline'], cwd={str(tmp_path)!r})\n"
+        "other = subprocess.Popen(['sleep', '30'])\n"
+        f"time.sleep({0.3 if number == signal.SIGUSR1 else 3})\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "print(step.wait(), other.poll())\n"
+        "other.kill()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60,
+        env=os.environ | {"SLURM_JOB_ID": "17"}, cwd=Path(interruption.__file__).parents[1],
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("1 None\n", f"step: {number.name}\n")
+
+
 @pytest.mark.usefixtures("_signals")
-def test_snakemake_is_spared_inside_a_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_job_snakemake_keeps_its_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    interruption.spare_snakemake()
+    interruption.pass_on_warnings()
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    interruption.spare_snakemake()
-    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,13 @@ def held(job: str, name: str, reached: Callable[[], bool]) -> psutil.Process:
     return found[0]
 
 
-def is_warned(process: psutil.Process, number: signal.Signals = signal.SIGUSR1) -> bool:
+def resumed(step: psutil.Process, number: signal.Signals) -> None:
+    """Let a step that was stopped run again when SLURM's signal has reached it."""
+    wait_for(f"{number.name} reaches the step", lambda: is_warned(step, number), 70)
+    step.resume()
+
+
+def is_warned(process: psutil.Process, number: signal.Signals) -> bool:
     """Whether a signal waits for a process that is stopped."""
     told = Path(f"/proc/{process.pid}/status").read_text("utf-8")
     waiting = [int(line.split()[1], 16) for line in told.splitlines() if "Pnd:" in line]

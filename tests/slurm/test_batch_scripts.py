@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
     held,
-    is_warned,
+    resumed,
     started_again,
     states,
     steps,
@@ -161,7 +162,7 @@ def test_a_training_that_is_cancelled_is_not_started_again(
     wait_for("the job runs", lambda: nodes.job(job)["JobState"] == "RUNNING", 60)
     step = held(job, "train", lambda: validations(workflow.run) >= 1)
     nodes.run("scancel", job)
-    step.resume()
+    resumed(step, signal.SIGTERM)
     wait_for("it has ended", lambda: nodes.job(job)["JobState"] == "CANCELLED", 60)
     assert states(nodes, job) == ["CANCELLED"]
     assert (workflow.run / "models" / "small" / "last.ckpt").exists()
@@ -179,8 +180,7 @@ def test_a_list_of_sheets_is_mapped_and_snakemake_takes_the_maps(
     progress = workflow.run / "maps" / f".{SHEETS[1]}.progress"
     step = held(array, "map-sheet", lambda: len([*progress.glob("[!.]*.000000.blocks")]) == 2)
     nodes.run("scancel", "--signal=USR1", f"{array}_2")
-    wait_for("it is warned", lambda: is_warned(step), 20)
-    step.resume()
+    resumed(step, signal.SIGUSR1)
     other = next(
         job for job in nodes.jobs("all") if job != array and "ArrayTaskId" in nodes.job(job)
     )
@@ -216,8 +216,7 @@ def test_workers_of_an_array_search_together_and_one_goes_on_after_a_warning(
     trials = workflow.run / "tuning"
     step = held(array, "tune", lambda: len([*trials.rglob("curves.csv")]) >= 2)
     nodes.run("scancel", "--signal=USR1", f"{array}_2")
-    wait_for("it is warned", lambda: is_warned(step), 20)
-    step.resume()
+    resumed(step, signal.SIGUSR1)
     wait_for("it is requeued", lambda: nodes.job(array)["Restarts"] == "1", 90)
     ended(nodes, f"{array}_1", f"{array}_2")
     assert states(nodes, f"{array}_2") == ["REQUEUED", "COMPLETED"]

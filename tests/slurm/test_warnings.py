@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import psutil
@@ -10,10 +11,10 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
     held,
-    is_warned,
     limited,
     preempt,
     restarts,
+    resumed,
     running,
     started_again,
     states,
@@ -54,18 +55,19 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
         # SLURM's own warning, as the profile asks for it: two minutes before the limit.
         step = held(job, "train", lambda: validations(workflow.run) >= 1)
         limited(nodes, job, EndTime="now+100seconds")
-        wait_for("SLURM warns the step", lambda: is_warned(step), 70)
-        step.resume()
+        resumed(step, signal.SIGUSR1)
         wait_for("the job is requeued", lambda: restarts(nodes, job) == 1, 60)
         limited(nodes, job, TimeLimit="60")
         started_again(nodes, job, 1)
 
-        held(job, "train", lambda: validations(workflow.run) >= 2)
+        step = held(job, "train", lambda: validations(workflow.run) >= 2)
         preempt(nodes, job)
+        resumed(step, signal.SIGTERM)
         started_again(nodes, job, 2)
 
-        held(job, "train", lambda: validations(workflow.run) >= 3)
+        step = held(job, "train", lambda: validations(workflow.run) >= 3)
         limited(nodes, job, EndTime="now")
+        resumed(step, signal.SIGTERM)
         wait_for("the job is out of time", lambda: states(nodes, job)[-1:] == ["TIMEOUT"], 90)
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
@@ -97,18 +99,19 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
         job = running(nodes)
         step = held(job, "map-sheet", stored)
         limited(nodes, job, EndTime="now+100seconds")
-        wait_for("SLURM warns the step", lambda: is_warned(step), 70)
-        step.resume()
+        resumed(step, signal.SIGUSR1)
         wait_for("the job is requeued", lambda: restarts(nodes, job) == 1, 60)
         limited(nodes, job, TimeLimit="60")
         started_again(nodes, job, 1)
 
         again = held(job, "map-sheet", lambda: goes_on(step))
         preempt(nodes, job)
+        resumed(again, signal.SIGTERM)
         started_again(nodes, job, 2)
 
-        held(job, "map-sheet", lambda: goes_on(again))
+        last = held(job, "map-sheet", lambda: goes_on(again))
         limited(nodes, job, EndTime="now")
+        resumed(last, signal.SIGTERM)
         wait_for("the job is out of time", lambda: states(nodes, job)[-1:] == ["TIMEOUT"], 90)
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
@@ -137,8 +140,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
         job = running(nodes)
         step = held(job, "train", lambda: validations(workflow.run) >= 2)
         nodes.run("scancel", "--signal=USR1", job)
-        wait_for("the step is warned", lambda: is_warned(step), 20)
-        step.resume()
+        resumed(step, signal.SIGUSR1)
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
     finally:
