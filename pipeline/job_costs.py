@@ -51,12 +51,17 @@ class StepJobs:
     """All starts of the jobs of one step, or of a group of steps that share jobs.
 
     Attributes:
-        step: Name of the step, or of those of the group with `` + ``.
+        step: Name of the step, or of the group.
         jobs: Its starts, one at least, in the order of their submission.
     """
 
     step: str
     jobs: Sequence[SlurmJob]
+
+    @property
+    def members(self) -> list[str]:
+        """The rules of a group, none of a step."""
+        return sorted({rule for job in self.jobs if job.group for rule in job.rules})
 
     @property
     def states(self) -> list[tuple[str, int]]:
@@ -197,7 +202,7 @@ def advice(jobs: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]) -> list[Ad
     """
     own: dict[str, list[SlurmJob]] = {}
     for job in jobs:
-        if len(job.rules) == 1:
+        if not job.group and job.rules:
             own.setdefault(job.rules[0], []).append(job)
     measured: dict[str, list[Benchmark]] = {}
     for benchmark in benchmarks:

@@ -195,7 +195,7 @@ def _slurm_steps(data: ReportData) -> Iterator[Sequence[Any]]:
     for step in data.slurm_steps:
         entry = advised.get(step.step)
         yield (
-            *(step.step, len(step.jobs), step.finished, step.open),
+            *(step.step, ", ".join(step.members), len(step.jobs), step.finished, step.open),
             "; ".join(f"{number} {state}" for state, number in step.states),
             *(step.queued_seconds, step.longest_queue, step.seconds, step.longest),
             *(step.cpu_hours, step.busy, step.gpu_hours, step.memory_mb),
@@ -210,7 +210,7 @@ def _slurm_jobs(data: ReportData) -> Iterator[Sequence[Any]]:
         times = (_clock(time) for time in (job.submitted, job.started, job.ended))
         hours = (job.seconds * job.cpus / 3600, job.seconds * job.gpus / 3600)
         yield (
-            *(job.number, job.step, job.sheet, job.state, *times),
+            *(job.number, job.step, ", ".join(job.rules), job.sheet, job.state, *times),
             *(job.queued_seconds, job.seconds, job.limit_seconds),
             *(job.nodes, job.cpus, job.gpus, *hours, job.cpu_seconds),
             *(job.memory_mb, job.asked_mb),
@@ -328,7 +328,7 @@ _TABLES: Mapping[str, tuple[str, tuple[str, ...], Callable[[ReportData], Rows]]]
     "slurm_steps": (
         "accounting",
         (
-            *("step", "jobs", "finished", "not_ended", "states"),
+            *("step", "members", "jobs", "finished", "not_ended", "states"),
             *("queued_seconds", "longest_queue_seconds", "seconds", "longest_job_seconds"),
             *("cpu_hours", "cpus_busy", "gpu_hours", "peak_memory_mb"),
             *("asked_memory_mb", "memory_used", "asked_seconds", "time_used"),
@@ -339,7 +339,7 @@ _TABLES: Mapping[str, tuple[str, tuple[str, ...], Callable[[ReportData], Rows]]]
     "slurm_jobs": (
         "accounting",
         (
-            *("job", "step", "wildcards", "state", "submitted", "started", "ended"),
+            *("job", "step", "rules", "wildcards", "state", "submitted", "started", "ended"),
             *("queued_seconds", "seconds", "limit_seconds", "nodes", "cpus", "gpus"),
             *("cpu_hours", "gpu_hours", "cpu_seconds_used", "peak_memory_mb", "asked_memory_mb"),
         ),

@@ -51,7 +51,8 @@ class SlurmJob:
     Attributes:
         number: SLURM's number of the job.
         name: Its name.
-        rules: The rules that it was for: one, or those of a group; empty if nothing tells.
+        group: Name of the group of rules that it was for; empty if for one rule alone.
+        rules: The rules that it was for; empty if nothing tells.
         sheet: The wildcards of its rule, such as its sheet; empty for a group or a rule of all.
         state: Such as ``COMPLETED``, in SLURM's words.
         submitted: Seconds since 1970; of a requeued job when that was.
@@ -71,6 +72,7 @@ class SlurmJob:
 
     number: str
     name: str
+    group: str
     rules: tuple[str, ...]
     sheet: str
     state: str
@@ -89,8 +91,8 @@ class SlurmJob:
 
     @property
     def step(self) -> str:
-        """Its rule, or the rules of its group."""
-        return " + ".join(self.rules) or "other jobs"
+        """Its group, or its rule."""
+        return self.group or " + ".join(self.rules) or "other jobs"
 
 
 @dataclass(frozen=True)
@@ -218,10 +220,11 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
     nodes = int(record["NNodes"] or 1) or 1
     asked = _megabytes(resources.get("mem", "")) or _megabytes(record["ReqMem"])
     limit = record["TimelimitRaw"]
-    rules, sheet = _purpose(record["SubmitLine"])
+    group, rules, sheet = _purpose(record["SubmitLine"])
     return SlurmJob(
         number=record["JobIDRaw"],
         name=record["JobName"],
+        group=group,
         rules=rules,
         sheet=sheet,
         # Such as "CANCELLED by 1000".
@@ -241,15 +244,20 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
     )
 
 
-def _purpose(command: str) -> tuple[tuple[str, ...], str]:
-    """Rules and wildcards of a job, by the command that submitted it."""
+def _purpose(command: str) -> tuple[str, tuple[str, ...], str]:
+    """Group, rules and wildcards of a job, by the command that submitted it."""
     # Of a group the executor's comment does not tell the rules apart; Snakemake's words do.
     allowed = re.search(r"--allowed-rules ((?:\w+\s+)+)", command)
     rules = tuple(sorted(allowed[1].split())) if allowed else ()
     comment = re.search(r"--comment[ =]rule_(\S+?)(?:_wildcards_(\S+))?(?=\s|$)", command)
-    if comment is None or len(rules) > 1:
-        return rules, ""
-    return rules or (comment[1],), comment[2] or ""
+    if comment is None:
+        return "", rules, ""
+    name = comment[1]
+    if not rules or rules == (name,):
+        return "", (name,), comment[2] or ""
+    # Snakemake names five of the rules.
+    named = "_".join([*rules[:5], "..."] if len(rules) > 5 else rules)
+    return name.removesuffix(f"_{named}"), rules, ""
 
 
 def _peak(steps: Sequence[Mapping[str, str]]) -> float:
@@ -260,9 +268,13 @@ def _peak(steps: Sequence[Mapping[str, str]]) -> float:
         if memory:
             # The largest task is told; the others of its node are taken to be as large.
             each = math.ceil(int(step["NTasks"] or 1) / max(1, int(step["NNodes"] or 1)))
-            end = _time(step["End"])
+            start, end = _time(step["Start"]), _time(step["End"])
             spans.append(
-                (_time(step["Start"]), math.inf if math.isnan(end) else end, memory * each)
+                (
+                    -math.inf if math.isnan(start) else start,
+                    math.inf if math.isnan(end) else end,
+                    memory * each,
+                )
             )
     return max(
         (

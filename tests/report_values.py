@@ -33,8 +33,8 @@ SQUARES = np.array(
 )
 
 SLURM_JOB = SlurmJob(
-    "17", "tesela-0_1", ("train",), "", "COMPLETED", 1000.0, 1060.0, 1660.0, 60.0, 600.0, 3600.0,
-    1, 4, 2, 1200.0, 2500.0, 5000.0,
+    "17", "tesela-0_1", "", ("train",), "", "COMPLETED", 1000.0, 1060.0, 1660.0, 60.0, 600.0,
+    3600.0, 1, 4, 2, 1200.0, 2500.0, 5000.0,
 )  # fmt: skip
 """Two GPUs for ten minutes, after a minute in the queue."""
 

@@ -96,7 +96,7 @@ def test_jobs_are_those_of_the_run_in_all_states(jobs: list[SlurmJob]) -> None:
     ]
     assert [(job.step, job.sheet) for job in jobs[:2]] == [("map_sheet", "0722-1"), ("shard", "a")]
     assert (jobs[7].step, jobs[7].sheet) == ("train", "")
-    assert (jobs[8].step, jobs[8].rules, jobs[8].sheet) == ("one + two", ("one", "two"), "")
+    assert (jobs[8].step, jobs[8].rules, jobs[8].sheet) == ("pair", ("one", "two"), "")
 
 
 def test_a_job_has_what_it_held_and_what_it_used(jobs: list[SlurmJob]) -> None:
@@ -170,7 +170,7 @@ def test_another_answer_is_refused() -> None:
 
 def test_steps_add_up_all_starts(jobs: list[SlurmJob]) -> None:
     steps = {step.step: step for step in step_jobs(jobs)}
-    assert list(steps) == ["map_sheet", "shard", "train", "one + two", "report"]
+    assert list(steps) == ["map_sheet", "shard", "train", "pair", "report"]
     shard = steps["shard"]
     assert (len(shard.jobs), shard.finished, shard.open) == (6, 2, 0)
     assert shard.states == [
@@ -196,12 +196,12 @@ def test_steps_add_up_all_starts(jobs: list[SlurmJob]) -> None:
     assert math.isnan(report.busy)
 
 
-def job(state: str = "COMPLETED", sheet: str = "a", **values: float | str) -> SlurmJob:
+def job(state: str = "COMPLETED", sheet: str = "a", **values: object) -> SlurmJob:
     """A job of a rule that took 1000 of 4000 MB and ten minutes of an hour."""
-    start = float(values.pop("submitted", 0))
+    start = float(str(values.pop("submitted", 0)))
     made = SlurmJob(
-        f"{state}{sheet}{start}", "tesela-0_1", ("shard",), sheet, state, start, start, start + 600,
-        0.0, 600.0, 3600.0, 1, 2, 0, 600.0, 1000.0, 4000.0,
+        f"{state}{sheet}{start}", "tesela-0_1", "", ("shard",), sheet, state, start, start,
+        start + 600, 0.0, 600.0, 3600.0, 1, 2, 0, 600.0, 1000.0, 4000.0,
     )  # fmt: skip
     return replace(made, **values)  # type: ignore[arg-type]
 
@@ -276,6 +276,33 @@ def test_rules_of_groups_are_advised_by_snakemake(jobs: list[SlurmJob]) -> None:
         ("train", True),
     ]
     assert unadvised(jobs, found) == ["two", "report"]
+
+
+def test_a_group_is_one_whatever_its_members() -> None:
+    """Also one of a single rule: it held several of its jobs side by side."""
+    command = "sbatch --comment rule_{} --wrap=python -m snakemake --allowed-rules {} --cores all"
+    for comment, allowed, group in (
+        ("judging_confusion_evaluation", "evaluation confusion", "judging"),
+        ("judging_evaluation", "evaluation", "judging"),
+        ("g_a_b_c_d_e_...", "f e d c b a", "g"),
+        ("evaluation", "evaluation", ""),
+    ):
+        found = slurm_accounting._purpose(command.format(comment, allowed))
+        assert found == (group, tuple(sorted(allowed.split())), "")
+    both = [
+        job(group="judging", rules=("confusion", "evaluation")),
+        job(group="judging", rules=("evaluation",)),
+    ]
+    (step,) = step_jobs(both)
+    assert (step.step, step.members) == ("judging", ["confusion", "evaluation"])
+    assert advice(both, []) == []
+
+
+def test_a_step_whose_start_is_not_known_yet() -> None:
+    lines = raw(ANSWER).replace("\x1f2026-11-23T12:24:29\x1f2026-11-23T12:24:36\x1f7\x1f\x1f", "\x1fUnknown\x1fUnknown\x1f7\x1f\x1f")  # noqa: E501  # fmt: skip
+    assert lines.count("Unknown") > raw(ANSWER).count("Unknown")
+    found = one(read_jobs(lines, "tesela-abc_"), "11", "COMPLETED")
+    assert found.memory_mb == 10.5 + 2 * 110.5
 
 
 def test_the_file_is_lines_of_a_profile() -> None:
@@ -386,16 +413,17 @@ def test_the_page_shows_the_jobs_and_the_advice(jobs: list[SlurmJob]) -> None:
     assert "11 jobs on the cluster: 5 finished, 2 not yet at their end, 4 otherwise." in page
     assert "2 finished, 1 cancelled, 1 out of memory, 1 requeued, 1 out of time" in page
     assert '<td class="label">1 still running</td>' in page
+    assert 'scope="row">pair<small class="members">one, two</small></th>' in page
     assert f"<pre>{resources_yaml(data.advice)}</pre>" in page
     assert "No job has finished yet, so there is no advice: one, two, report." in page
     steps = tables(data)["slurm_steps"].splitlines()
     assert steps[2].startswith(
-        "shard,6,2,0,2 COMPLETED; 1 CANCELLED; 1 OUT_OF_MEMORY; 1 REQUEUED; 1 TIMEOUT,18,7,49,29,"
+        "shard,,6,2,0,2 COMPLETED; 1 CANCELLED; 1 OUT_OF_MEMORY; 1 REQUEUED; 1 TIMEOUT,18,7,49,29,"
     )
     listed = tables(data)["slurm_jobs"].splitlines()
     assert len(listed) == 12
     assert listed[1].startswith(
-        "1,map_sheet,0722-1,COMPLETED,2026-11-23T12:20:52Z,2026-11-23T12:20:52Z,"
+        "1,map_sheet,map_sheet,0722-1,COMPLETED,2026-11-23T12:20:52Z,2026-11-23T12:20:52Z,"
         "2026-11-23T12:20:57Z,0,5,300,1,2,2,"
     )
 

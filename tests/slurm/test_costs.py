@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import subprocess
 import sys
@@ -179,8 +180,8 @@ def test_advice_pasted_into_a_profile_grows_with_the_attempt(
 def accounted(rule: str, memory_mb: float) -> SlurmJob:
     """A finished job of a rule."""
     return SlurmJob(
-        "1", "tesela", (rule,), "", "COMPLETED", 0.0, 0.0, 60.0, 0.0, 60.0, 600.0, 1, 1, 0, 60.0,
-        memory_mb, 2000.0,
+        "1", "tesela", "", (rule,), "", "COMPLETED", 0.0, 0.0, 60.0, 0.0, 60.0, 600.0, 1, 1, 0,
+        60.0, memory_mb, 2000.0,
     )  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def check_report(run: Path) -> None:
         assert amounts.keys() == {"mem_mb", "runtime"}
         assert all(text.endswith(" * attempt") for text in amounts.values())
     rows = (run / "report" / "tables" / "slurm_steps.csv").read_text("utf-8").splitlines()
-    steps = {row.split(",")[0]: row.split(",") for row in rows[1:]}
-    assert steps["train"][1:4] == ["1", "1", "0"]
-    assert float(steps["train"][11]) > 0  # hours of its GPU
-    assert steps["report"][1:4] == ["1", "0", "1"]  # the job that made it, still running
+    steps = {row[0]: row for row in csv.reader(rows[1:])}
+    assert steps["train"][2:5] == ["1", "1", "0"]
+    assert float(steps["train"][12]) > 0  # hours of its GPU
+    assert steps["report"][2:5] == ["1", "0", "1"]  # the job that made it, still running
