@@ -45,10 +45,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     return whole_run(tmp_path_factory.mktemp("whole"), data)
 
 
+def changed(folder: Path, line: str, other: str) -> Path:
+    """The shipped profile with one line changed."""
+    text = (PROFILE / "config.yaml").read_text("utf-8")
+    assert text.count(line) == 1
+    profile = folder / "profile" / "config.yaml"
+    profile.parent.mkdir()
+    profile.write_text(text.replace(line, other), "utf-8")
+    return profile.parent
+
+
 def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same_bytes(
     nodes: Cluster, whole: Workflow, tmp_path: Path
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
+    # Within the longest time that a job may have here, twice over.
+    workflow.profile = changed(tmp_path, "  train:\n", "  train:\n    runtime: 60 * attempt\n")
     snakemake = workflow.started(BEST)
     try:
         job = running(nodes)
@@ -129,12 +141,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
     nodes: Cluster, whole: Workflow, tmp_path: Path
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
-    profile = tmp_path / "profile" / "config.yaml"
-    profile.parent.mkdir()
-    shipped = (PROFILE / "config.yaml").read_text("utf-8")
-    assert "slurm-requeue: true" in shipped
-    profile.write_text(shipped.replace("slurm-requeue", "slurm-no-requeue"), "utf-8")
-    workflow.profile = profile.parent
+    workflow.profile = changed(tmp_path, "slurm-requeue: true", "slurm-no-requeue: true")
     snakemake = workflow.started(BEST)
     try:
         job = running(nodes)
