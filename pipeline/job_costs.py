@@ -218,7 +218,7 @@ def advice(jobs: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]) -> list[Ad
 
 
 def unadvised(jobs: Sequence[SlurmJob], found: Sequence[Advice]) -> list[str]:
-    """Rules that had jobs and have no advice, as none has finished."""
+    """Rules that had jobs and have no advice, as none that was measured has finished."""
     advised = {entry.rule for entry in found}
     rules = dict.fromkeys(rule for job in jobs for rule in job.rules)
     return [rule for rule in rules if rule not in advised]

@@ -415,7 +415,7 @@ def test_the_page_shows_the_jobs_and_the_advice(jobs: list[SlurmJob]) -> None:
     assert '<td class="label">1 still running</td>' in page
     assert 'scope="row">pair<small class="members">one, two</small></th>' in page
     assert f"<pre>{resources_yaml(data.advice)}</pre>" in page
-    assert "No job has finished yet, so there is no advice: one, two, report." in page
+    assert "There is no advice where nothing finished was measured: one, two, report." in page
     steps = tables(data)["slurm_steps"].splitlines()
     assert steps[2].startswith(
         "shard,,6,2,0,2 COMPLETED; 1 CANCELLED; 1 OUT_OF_MEMORY; 1 REQUEUED; 1 TIMEOUT,18,7,49,29,"
