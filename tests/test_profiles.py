@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.config import read_yaml
 from pipeline.launcher import launcher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,8 +25,8 @@ OF_A_CLUSTER = (
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A profile."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    """A profile; a key that stands twice is an error, which YAML itself would pass over."""
+    content: dict[str, Any] = read_yaml(path)
     return content
 
 

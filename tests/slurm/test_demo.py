@@ -70,7 +70,8 @@ def test_small_rules_share_jobs(on_slurm: Workflow, cluster: Cluster) -> None:
         job["SubmitLine"].split("--comment ")[1].split()[0].split("_wildcards_")[0]
         for job in accounted(cluster, on_slurm)
     )
-    # Two rules of four sheets in one job.
-    assert sum(count for rule, count in rules.items() if "label_raster" in rule) == 1
+    # Two rules of a sheet in one job.
+    assert sum(count for rule, count in rules.items() if "label_raster" in rule) == 4
+    assert "rule_class_proportions" not in rules
     assert rules["rule_shard"] == 4
     assert rules["rule_train"] == 1
