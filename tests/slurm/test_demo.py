@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.test_costs import check_report
 from tests.slurm.workflow import Workflow, drafts, same_files
 
 FIELDS = ("JobIDRaw", "State", "NodeList", "SubmitLine", "JobName")
@@ -46,6 +47,10 @@ def test_the_report_is_said_at_the_end(on_slurm: Workflow) -> None:
     scores = json.loads((on_slurm.run / "report" / "scores.json").read_text("utf-8"))["scores"]
     assert f"{100 * scores['overall_accuracy']:.1f}" in on_slurm.said
     assert "run/small/report/index.html" in on_slurm.said
+
+
+def test_the_report_tells_what_it_cost(on_slurm: Workflow) -> None:
+    check_report(on_slurm.run)
 
 
 def test_a_finished_run_has_nothing_to_do_on_slurm_or_without(on_slurm: Workflow) -> None:
