@@ -16,7 +16,7 @@ import psutil
 
 from pipeline import config, stages
 from tests.slurm.cluster import Cluster
-from tests.slurm.workflow import Workflow, wait_for
+from tests.slurm.workflow import Workflow, kill_tree, wait_for
 
 SPLITS = {"0722-1": "train", "0722-2": "validation", "0722-3": "test"}
 
@@ -173,6 +173,12 @@ def states(cluster: Cluster, *jobs: str) -> list[str]:
 def limited(cluster: Cluster, job: str, **changes: str) -> None:
     """Change a job: its ``EndTime``, ``TimeLimit``..."""
     cluster.run("scontrol", "update", f"JobId={job}", *(f"{k}={v}" for k, v in changes.items()))
+
+
+def let_go(snakemake: subprocess.Popen[str]) -> None:
+    """End a Snakemake that has not ended."""
+    if snakemake.poll() is None:
+        kill_tree(snakemake)
 
 
 def preempt(cluster: Cluster, job: str) -> None:

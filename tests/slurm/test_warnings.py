@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
     held,
+    let_go,
     limited,
     preempt,
     restarts,
@@ -26,7 +28,6 @@ from tests.slurm.workflow import (
     PROFILE,
     Workflow,
     drafts,
-    kill_tree,
     make_data,
     same_files,
     wait_for,
@@ -45,13 +46,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     return whole_run(tmp_path_factory.mktemp("whole"), data)
 
 
-def changed(folder: Path, line: str, other: str) -> Path:
-    """The shipped profile with one line changed."""
+def changed(folder: Path, lines: Mapping[str, str]) -> Path:
+    """The shipped profile with some lines changed, and time for a second training.
+
+    A partition's longest job is of a day, which is what a first one asks for.
+    """
     text = (PROFILE / "config.yaml").read_text("utf-8")
-    assert text.count(line) == 1
+    shorter = {"  train:\n": "  train:\n    runtime: 60 * attempt\n"}
+    for line, other in {**shorter, **lines}.items():
+        assert text.count(line) == 1
+        text = text.replace(line, other)
     profile = folder / "profile" / "config.yaml"
     profile.parent.mkdir()
-    profile.write_text(text.replace(line, other), "utf-8")
+    profile.write_text(text, "utf-8")
     return profile.parent
 
 
@@ -59,8 +66,7 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
     nodes: Cluster, whole: Workflow, tmp_path: Path
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
-    # Within the longest time that a job may have here, twice over.
-    workflow.profile = changed(tmp_path, "  train:\n", "  train:\n    runtime: 60 * attempt\n")
+    workflow.profile = changed(tmp_path, {})
     snakemake = workflow.started(BEST)
     try:
         job = running(nodes)
@@ -84,7 +90,7 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
     finally:
-        kill_tree(snakemake)
+        let_go(snakemake)
     # Requeued twice, though the step had failed; out of time, it is Snakemake that tries again.
     assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
     assert states(nodes, retry) == ["COMPLETED"]
@@ -104,7 +110,8 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
         return len([p for p in progress.glob("*.000000.blocks") if p.name[0] != "."]) == 2
 
     def goes_on(before: psutil.Process) -> bool:
-        return not before.is_running() and "going on behind row 512 of 704" in log.read_text()
+        told = log.read_text("utf-8") if log.exists() else ""
+        return not before.is_running() and "going on behind row 512 of 704" in told
 
     snakemake = workflow.started("run/small/maps/0722-1.tif")
     try:
@@ -128,7 +135,7 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
     finally:
-        kill_tree(snakemake)
+        let_go(snakemake)
     assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
     assert states(nodes, retry) == ["COMPLETED"]
     assert "going on behind row 512 of 704" in log.read_text("utf-8")
@@ -141,7 +148,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
     nodes: Cluster, whole: Workflow, tmp_path: Path
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
-    workflow.profile = changed(tmp_path, "slurm-requeue: true", "slurm-no-requeue: true")
+    workflow.profile = changed(tmp_path, {"slurm-requeue: true": "slurm-no-requeue: true"})
     snakemake = workflow.started(BEST)
     try:
         job = running(nodes)
@@ -151,7 +158,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
         retry = running(nodes, but=(job,))
         assert snakemake.wait(200) == 0, workflow.said
     finally:
-        kill_tree(snakemake)
+        let_go(snakemake)
     assert states(nodes, job, retry) == ["FAILED", "COMPLETED"]
     assert f"SLURM did not requeue job {job}" in workflow.said
     same_files(whole.run, workflow.run, *MODEL)
