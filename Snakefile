@@ -48,16 +48,6 @@ CHANGES = comparisons(sheets)
 BASES = {sheets[name].base: sheets[name].siose for name in LABELLED}
 
 
-# Files of all sheets are listed in the one job that needs them, and not whenever this is read:
-# there may be thousands.
-def every_sheet(wildcards):
-    return SHEETS
-
-
-def labelled(wildcards):
-    return LABELLED
-
-
 wildcard_constraints:
     worker=r"\d+",
     sheet=NAME,
@@ -84,6 +74,7 @@ onsuccess:
 
 
 include: "workflows/resources.smk"
+include: "workflows/sheets.smk"
 include: "workflows/demo.smk"
 include: "workflows/labels.smk"
 include: "workflows/shards.smk"
