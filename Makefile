@@ -23,8 +23,8 @@ demo: setup  ## the whole workflow on a made-up province, in a few minutes
 test: setup  ## all tests but those on SLURM
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --ignore tests/slurm
 
-test-slurm: setup  ## the workflow on a real SLURM that the tests start here (needs root)
-	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
+test-slurm: setup  ## the workflow on SLURMs that the tests start here (needs root)
+	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile tests/slurm
 
 # SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1, and for
 # ONLY=networks MINUTES=6 ONLY_NETWORKS=unet,smp WEIGHTS=: see tests/benchmarks/README.md.
