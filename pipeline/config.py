@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -255,13 +256,19 @@ def check_run(settings: Settings) -> None:
 def claim(settings: Settings) -> None:
     """Keep the settings in the run's folder, as used: defaults and overrides together.
 
+    The first time, also when that was: the report asks SLURM for the jobs since then.
+
     Raises:
         SettingsError: If the folder holds the outputs of another run.
         OutputError: If it cannot be written.
     """
     check_run(settings)
-    path, text = RunPaths(settings.run).settings, settings.as_yaml()
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    paths = RunPaths(settings.run)
+    path, text = paths.settings, settings.as_yaml()
+    if not path.exists():
+        write_text(path, text)
+        write_text(paths.started, f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
+    elif path.read_text(encoding="utf-8") != text:
         write_text(path, text)
 
 

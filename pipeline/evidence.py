@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,18 @@ def read_benchmarks(
 
 
 def read_accounting(paths: RunPaths) -> Accounting:
-    """What SLURM says of the run's jobs, those of all starts of Snakemake."""
+    """What SLURM says of the run's jobs, those of all starts of Snakemake.
+
+    Raises:
+        InputError: If the file that tells when the run began is damaged.
+    """
+    if paths.started.exists():
+        try:
+            begun = datetime.fromisoformat(_text(paths.started).strip()).timestamp()
+        except ValueError as error:
+            raise InputError(f"{paths.started}: holds no time.", remedy="Remove it.") from error
+        return accounting(job_prefix(paths.run), begun, begun=begun)
+    # A run of before this was kept.
     written = [time.time()]
     for folder in ("logs", "benchmarks"):
         for path in (paths.run / folder).rglob("*"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.compute_costs import Benchmark
 from pipeline.numerals import plural
 from pipeline.slurm_accounting import (
+    FAILED,
     FINISHED,
-    INTERRUPTED,
     OPEN,
     OUT_OF_MEMORY,
     OUT_OF_TIME,
@@ -31,6 +31,13 @@ SNAKEMAKE_MB = 500
 
 LEAST_MB = 700
 """Less is not advised: Snakemake alone may need that."""
+
+GO_ON = frozenset({"train", "tune", "map_sheet"})
+"""Steps that go on where they were: what they take is the time of all of their starts."""
+
+NETWORK_MB = 200
+"""With less than this none of those can have loaded a network: what was measured is ``srun``, whose
+processes Snakemake does not see."""
 
 STATES = {
     FINISHED: "finished",
@@ -128,19 +135,20 @@ class Advice:
 
     Attributes:
         rule: Name of the rule.
-        memory_mb: Memory.
+        memory_mb: Memory; None if nobody has seen what it took.
         minutes: Time.
         jobs: Number of finished jobs that it rests on.
         accounted: Whether those are SLURM's; else they are Snakemake's benchmarks.
         peak_mb: Greatest memory of those; NaN if it was not seen.
-        longest_seconds: Wall time of the longest of them.
+        longest_seconds: Wall time of the longest of them, with what it had done in earlier starts
+            if it went on from there.
         peak_asked_mb: What the job with that memory had asked for; NaN if not known.
         longest_asked_seconds: What the longest job had asked for; NaN if not known.
         killed: Starts that ran out of memory or time, which are lower bounds.
     """
 
     rule: str
-    memory_mb: int
+    memory_mb: int | None
     minutes: int
     jobs: int
     accounted: bool
@@ -187,7 +195,11 @@ def step_jobs(jobs: Sequence[SlurmJob]) -> list[StepJobs]:
     return [StepJobs(step, found) for step, found in steps.items()]
 
 
-def advice(jobs: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]) -> list[Advice]:
+def advice(
+    jobs: Sequence[SlurmJob],
+    benchmarks: Sequence[Benchmark],
+    clocked: Mapping[str, float] | None = None,
+) -> list[Advice]:
     """What each rule may ask for in the next run, by what its jobs have taken.
 
     Rules whose jobs SLURM has accounted for one by one are judged by that; others, as those of
@@ -195,7 +207,8 @@ def advice(jobs: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]) -> list[Ad
 
     Args:
         jobs: SLURM's, if any.
-        benchmarks: Snakemake's, if any.
+        benchmarks: Snakemake's, if any; they tell of the last start of a step alone.
+        clocked: Seconds of all starts of a rule, where it tells them itself.
 
     Returns:
         One entry a rule that has a finished job.
@@ -213,7 +226,7 @@ def advice(jobs: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]) -> list[Ad
         if any(job.state == FINISHED for job in starts):
             found.append(_by_accounting(rule, starts, known))
         elif known:
-            found.append(_by_benchmarks(rule, known))
+            found.append(_by_benchmarks(rule, known, (clocked or {}).get(rule, 0.0)))
     return found
 
 
@@ -227,22 +240,27 @@ def unadvised(jobs: Sequence[SlurmJob], found: Sequence[Advice]) -> list[str]:
 def resources_yaml(found: Sequence[Advice]) -> str:
     """The advice as lines of a profile of Snakemake.
 
+    They lack their ``set-resources:`` on purpose. Snakemake takes one alone and drops the others
+    without a word, with the partitions and GPUs in them: of two in a file the last, and of several
+    profiles that of ``--workflow-profile``. Without it, lines that are just appended are refused.
+
     ``attempt`` counts from 1: a job that fails is submitted again with more.
     """
     lines = [
-        "# What a next run of this size may ask for: memory in MB, time in minutes. Lines for the",
-        "# config.yaml of a profile; where its `set-resources` has a rule already, put them there.",
-        "# They grow with each attempt if the profile has `retries`.",
+        "# Merge line by line below `set-resources:` in config.yaml of the profile. A rule that is",
+        "# there already, such as train, tune, map_sheet: put its lines into the entry it has, and",
+        "# never a rule or `set-resources:` twice: of two, YAML drops the first, with its GPUs.",
+        "# `--dry-run` shows what each rule asks for then.",
+        "# What a next run of this size may ask for: memory in MB, time in minutes. They grow with",
+        "# each attempt if the profile has `retries`.",
     ]
     if not found:
-        return "\n".join([*lines, "# No step has finished yet.", "set-resources: {}", ""])
-    lines.append("set-resources:")
+        lines.append("# No step has finished yet.")
     for entry in found:
-        lines += [
-            f"  {entry.rule}:  # {entry.basis}",
-            f"    mem_mb: {entry.memory_mb} * attempt",
-            f"    runtime: {entry.minutes} * attempt",
-        ]
+        lines.append(f"  {entry.rule}:  # {entry.basis}")
+        if entry.memory_mb is not None:
+            lines.append(f"    mem_mb: {entry.memory_mb} * attempt")
+        lines.append(f"    runtime: {entry.minutes} * attempt")
     return "\n".join([*lines, ""])
 
 
@@ -250,51 +268,71 @@ def _by_accounting(
     rule: str, starts: Sequence[SlurmJob], benchmarks: Sequence[Benchmark]
 ) -> Advice:
     finished = [job for job in starts if job.state == FINISHED]
-    done = {job.sheet: job.submitted for job in finished}  # the last of each
-    # What SLURM interrupted went on where it was, so all of its starts count as one.
-    broken: Counter[str] = Counter()
-    for job in starts:
-        if job.state in INTERRUPTED:
-            broken[job.number] += job.seconds  # type: ignore[assignment]
-    long = max(finished, key=lambda job: job.seconds + broken[job.number])
-    seconds = long.seconds + broken[long.number]
+    done = {job.sheet: job for job in finished}  # the last of each
+    spent = _spent(rule, starts)
+    long, seconds = max(
+        ((job, taken) for job, taken in spent if job.state == FINISHED), key=lambda item: item[1]
+    )
     seen = [job for job in finished if not math.isnan(job.memory_mb)]
     large = max(seen, key=lambda job: job.memory_mb, default=None)
-    measured = _largest(one.memory_mb for one in benchmarks)
-    if large is None:
-        peak, memory = measured, [_with_snakemake(measured)]
-    else:
-        # SLURM looks now and then; of short jobs Snakemake may have seen more.
-        peak = _largest([large.memory_mb, measured])
-        memory = [MEMORY_MARGIN * peak]
+    # SLURM looks now and then; of short jobs Snakemake may have seen more.
+    measured = _measured(rule, benchmarks)
+    memory = _with_snakemake(rule, measured)
+    if large is not None:
+        memory.append(MEMORY_MARGIN * large.memory_mb)
     time = [TIME_MARGIN * seconds]
-    killed = [job for job in starts if job.state in (OUT_OF_MEMORY, OUT_OF_TIME)]
-    for job in killed:
-        ended_well = done.get(job.sheet, -math.inf) > job.submitted
+    killed = 0
+    for job, taken in spent:
+        last = done.get(job.sheet)
+        after = last if last and last.submitted > job.submitted else None
         if job.state == OUT_OF_TIME:
-            time.append(job.seconds * (TIME_MARGIN if ended_well else 2))
-        elif not math.isnan(job.asked_mb):
-            memory.append(job.asked_mb * (MEMORY_MARGIN if ended_well else 2))
+            killed += 1
+            time.append(taken * (TIME_MARGIN if after else 2))
+        elif job.state == OUT_OF_MEMORY:
+            killed += 1
+            if not math.isnan(job.asked_mb):
+                memory.append(job.asked_mb * (MEMORY_MARGIN if after else 2))
+        elif job.state == FAILED and after and job.asked_mb < after.asked_mb:
+            # SLURM does not say why. It may have lacked memory, so not less than it had.
+            memory.append(job.asked_mb)
     return Advice(
         rule,
-        _rounded_mb(max(memory)),
+        _rounded_mb(max(memory)) if memory else None,
         _rounded_minutes(max(time)),
         len(finished),
         True,
-        peak,
+        _largest([large.memory_mb if large else math.nan, measured]),
         seconds,
         large.asked_mb if large else math.nan,
         long.limit_seconds,
-        len(killed),
+        killed,
     )
 
 
-def _by_benchmarks(rule: str, benchmarks: Sequence[Benchmark]) -> Advice:
-    peak = _largest(one.memory_mb for one in benchmarks)
-    seconds = max(one.seconds for one in benchmarks)
+def _spent(rule: str, starts: Sequence[SlurmJob]) -> list[tuple[SlurmJob, float]]:
+    """Each start with the time that its work had taken by its end.
+
+    That of steps that go on is the sum of all starts for the same sheet since the last that
+    finished, however the others ended.
+    """
+    if rule not in GO_ON:
+        return [(job, job.seconds) for job in starts]
+    found = []
+    before: dict[str, float] = {}
+    for job in starts:
+        taken = before.get(job.sheet, 0.0) + job.seconds
+        found.append((job, taken))
+        before[job.sheet] = 0.0 if job.state == FINISHED else taken
+    return found
+
+
+def _by_benchmarks(rule: str, benchmarks: Sequence[Benchmark], clocked: float) -> Advice:
+    peak = _measured(rule, benchmarks)
+    memory = _with_snakemake(rule, peak)
+    seconds = max(clocked, *(one.seconds for one in benchmarks))
     return Advice(
         rule,
-        _rounded_mb(_with_snakemake(peak)),
+        _rounded_mb(max(memory)) if memory else None,
         _rounded_minutes(TIME_MARGIN * seconds),
         len(benchmarks),
         False,
@@ -303,8 +341,20 @@ def _by_benchmarks(rule: str, benchmarks: Sequence[Benchmark]) -> Advice:
     )
 
 
-def _with_snakemake(peak_mb: float) -> float:
-    return MEMORY_MARGIN * (0.0 if math.isnan(peak_mb) else peak_mb) + SNAKEMAKE_MB
+def _measured(rule: str, benchmarks: Sequence[Benchmark]) -> float:
+    """Greatest memory of the step itself as Snakemake saw it; NaN where it cannot have."""
+    least = NETWORK_MB if rule in GO_ON else 0.0
+    return _largest(one.memory_mb for one in benchmarks if one.memory_mb >= least)
+
+
+def _with_snakemake(rule: str, measured_mb: float) -> list[float]:
+    """Memory to ask for by what Snakemake measured of the step; none if that is not known.
+
+    Steps too short to be measured have hardly taken any, but for those with networks.
+    """
+    if math.isnan(measured_mb):
+        return [] if rule in GO_ON else [SNAKEMAKE_MB]
+    return [MEMORY_MARGIN * measured_mb + SNAKEMAKE_MB]
 
 
 def _rounded_mb(amount: float) -> int:

@@ -70,6 +70,11 @@ class RunPaths:
         """The settings as used: defaults and overrides together."""
         return self.run / "settings.yaml"
 
+    @property
+    def started(self) -> Path:
+        """When the run began, in UTC; later starts leave it."""
+        return self.run / "started"
+
     def values_index(self, base: str) -> Path:
         """The values table of a SIOSE base, indexed by polygon, Arrow."""
         return self.run / "siose" / f"{base}.arrow"
@@ -339,6 +344,10 @@ class RunPaths:
     def best_settings(self) -> Path:
         """The best settings it found, as a settings file."""
         return self.tuning / "best.yaml"
+
+    def start(self, number: str) -> Path:
+        """Which process has started Snakemake on SLURM, as long as it is at work."""
+        return self.run / ".starts" / number
 
     def log(self, rule: str, sheet: str = "all") -> Path:
         """What a rule said."""

@@ -38,8 +38,10 @@ OUT_OF_TIME = "TIMEOUT"
 OPEN = frozenset({"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"})
 """States of jobs that have not ended."""
 
-INTERRUPTED = frozenset({"REQUEUED", "PREEMPTED", "NODE_FAIL"})
-"""States of jobs that SLURM itself ended, and starts again under the same number."""
+FAILED = "FAILED"
+
+CLOCKS = 5.0
+"""Seconds by which the clocks of the machines of a cluster may differ."""
 
 _MB = {"": 1 / 2**20, "K": 1 / 2**10, "M": 1.0, "G": 2.0**10, "T": 2.0**20, "P": 2.0**30}
 
@@ -54,7 +56,8 @@ class SlurmJob:
         group: Name of the group of rules that it was for; empty if for one rule alone.
         rules: The rules that it was for; empty if nothing tells.
         sheet: The wildcards of its rule, such as its sheet; empty for a group or a rule of all.
-        state: Such as ``COMPLETED``, in SLURM's words.
+        state: Such as ``COMPLETED``, in SLURM's words. Of a job one of whose steps ran out of
+            memory that is its state, and not just ``FAILED``.
         submitted: Seconds since 1970; of a requeued job when that was.
         started: Likewise; NaN if it has not.
         ended: Likewise; NaN if it has not.
@@ -64,7 +67,7 @@ class SlurmJob:
         limit_seconds: Wall time that was asked for; NaN without a limit.
         nodes: Number of its nodes.
         cpus: Processors that it had, of all nodes; 0 before it starts.
-        gpus: GPUs likewise.
+        gpus: GPUs likewise; those asked for where SLURM does not account for them.
         cpu_seconds: Processor time that it used, 0 while it runs.
         memory_mb: Greatest memory on a node, as its steps were seen; NaN if they were not.
         asked_mb: Memory of a node that was asked for; NaN if not known.
@@ -113,13 +116,20 @@ class NoAnswerError(Exception):
     """sacct says nothing, and why."""
 
 
-def accounting(prefix: str, since: float, variables: Mapping[str, str] | None = None) -> Accounting:
+def accounting(
+    prefix: str,
+    since: float,
+    variables: Mapping[str, str] | None = None,
+    begun: float = -math.inf,
+) -> Accounting:
     """Ask for the jobs of a run.
 
     Args:
         prefix: What the names of its jobs begin with.
         since: When its first job ended, or before, in seconds since 1970.
         variables: The environment; this process's if not told.
+        begun: When the run began, likewise, if that is known: jobs that were submitted before it
+            are those of another in the same folder.
 
     Returns:
         The jobs, or why there are none.
@@ -127,7 +137,8 @@ def accounting(prefix: str, since: float, variables: Mapping[str, str] | None = 
     variables = os.environ if variables is None else variables
     inside = "SLURM_JOB_ID" in variables
     try:
-        jobs = read_jobs(_answer(since, variables, ANSWER if inside else UNASKED), prefix)
+        found = read_jobs(_answer(since, variables, ANSWER if inside else UNASKED), prefix)
+        jobs = [job for job in found if job.submitted > begun - CLOCKS]
         why = f"it knows no job whose name begins with `{prefix}`"
     except NoAnswerError as reason:
         jobs, why = [], str(reason)
@@ -221,14 +232,17 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
     asked = _megabytes(resources.get("mem", "")) or _megabytes(record["ReqMem"])
     limit = record["TimelimitRaw"]
     group, rules, sheet = _purpose(record["SubmitLine"])
+    # Such as "CANCELLED by 1000".
+    state = (record["State"].split() or ["UNKNOWN"])[0]
+    if state == FAILED and any(step["State"] == OUT_OF_MEMORY for step in steps):
+        state = OUT_OF_MEMORY
     return SlurmJob(
         number=record["JobIDRaw"],
         name=record["JobName"],
         group=group,
         rules=rules,
         sheet=sheet,
-        # Such as "CANCELLED by 1000".
-        state=(record["State"].split() or ["UNKNOWN"])[0],
+        state=state,
         submitted=submitted,
         started=started,
         ended=ended,
@@ -237,7 +251,7 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
         limit_seconds=60.0 * float(limit) if limit.isdigit() else math.nan,
         nodes=nodes,
         cpus=int(resources.get("cpu", 0)),
-        gpus=_gpus(resources),
+        gpus=_gpus(resources) or (_asked_gpus(record["SubmitLine"], nodes) if resources else 0),
         cpu_seconds=_clock(record["TotalCPU"]),
         memory_mb=_peak(steps),
         asked_mb=asked / nodes if asked else math.nan,
@@ -294,6 +308,32 @@ def _gpus(resources: Mapping[str, str]) -> int:
     if "gres/gpu" in resources:
         return int(resources["gres/gpu"])
     return sum(int(value) for key, value in resources.items() if key.startswith("gres/gpu:"))
+
+
+def _asked_gpus(command: str, nodes: int) -> int:
+    """GPUs by the command that submitted a job.
+
+    SLURM accounts for them only where ``AccountingStorageTRES`` names them, which is no default.
+    """
+    words = command.split(" --wrap", 1)[0]
+    # Options of Snakemake's executor, and those that its `slurm_extra` may hold.
+    asked = dict(
+        re.findall(r"(?<=\s)--(gpus|gres|gpus-per-node|gpus-per-task|ntasks)[= ](\S+)", words)
+    )
+    gres = ",".join(part for part in asked.get("gres", "").split(",") if part.startswith("gpu"))
+    tasks = asked.get("ntasks", "1")
+    return max(
+        _count(asked.get("gpus", "")),
+        _count(gres) * nodes,
+        _count(asked.get("gpus-per-node", "")) * nodes,
+        _count(asked.get("gpus-per-task", "")) * (int(tasks) if tasks.isdigit() else 1),
+    )
+
+
+def _count(kinds: str) -> int:
+    """How many ``2``, ``gpu:2``, ``gpu:a100:2`` and such are; one each where no number is told."""
+    found = (part.rpartition(":")[2] for part in kinds.split(",") if part)
+    return sum(int(number) if number.isdigit() else 1 for number in found)
 
 
 def _time(text: str) -> float:

@@ -285,7 +285,7 @@ def test_a_run_claims_its_folder_and_may_come_back_with_other_values(folder: Pat
     second = first.model_copy(update={"seed": 5})
     config.claim(second)
     assert load(folder, kept.read_text("utf-8")).seed == 5
-    assert [path.name for path in first.run.iterdir()] == [kept.name]
+    assert {path.name for path in first.run.iterdir()} == {kept.name, "started"}
 
 
 def test_the_folder_of_another_run_is_refused_and_left_as_it_is(folder: Path) -> None:

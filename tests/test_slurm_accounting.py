@@ -6,14 +6,17 @@ import logging
 import math
 import os
 import re
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline import evidence, figures, job_costs, slurm_accounting
+from pipeline import config, evidence, figures, job_costs, slurm_accounting
 from pipeline.compute_costs import Benchmark
+from pipeline.errors import InputError
 from pipeline.job_costs import Advice, advice, resources_yaml, step_jobs, unadvised
 from pipeline.paths import RunPaths
 from pipeline.report_data import ReportData
@@ -30,6 +33,8 @@ from pipeline.slurm_accounting import (
 )
 from pipeline.slurm_runs import job_prefix
 from tests.report_values import COLORS, NAMES, full_report
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # What sacct of SLURM 22.05 printed of jobs that were made to end so: bars for the separator, the
 # days and the commands cut. A GPU job; one out of memory; one out of time; one requeued; one that
@@ -160,6 +165,53 @@ def test_gpus_of_a_kind_are_counted_where_all_are_not() -> None:
     assert slurm_accounting._gpus({"cpu": "2"}) == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "nodes", "gpus"),
+    [
+        ("-p gpu --gpus=2 --mem 500", 1, 2),
+        ("-p gpu --gpus=a100:4", 2, 4),
+        ("-p gpu --gpus=a100", 1, 1),
+        ("-p gpu --gres=gpu:v100:2 --nodes=2", 2, 4),
+        ("-p gpu --gres gpu", 1, 1),
+        ("--gres=shard:8,gpu:3", 1, 3),
+        ("-N2 --gpus-per-node=2", 2, 4),
+        ("--ntasks=4 --gpus-per-task=1", 2, 4),
+        ("-p cpu --gres=shard:8 --wrap=python --gpus=2", 1, 0),
+    ],
+)
+def test_gpus_that_slurm_does_not_account_for_are_those_asked_for(
+    options: str, nodes: int, gpus: int
+) -> None:
+    lines = raw(ANSWER).split("\n")
+    line = next(line for line in lines if line.startswith(f"1{SEPARATOR}"))
+    columns = line.split(SEPARATOR)
+    columns[9] = "billing=2,cpu=2,mem=500M,node=1"
+    columns[12] = str(nodes)
+    columns[14] = f"sbatch --comment rule_train {options}"
+    (told,) = read_jobs(SEPARATOR.join(columns), "tesela-abc_")
+    assert told.gpus == gpus
+    # One that never started held none.
+    columns[9] = ""
+    assert read_jobs(SEPARATOR.join(columns), "tesela-abc_")[0].gpus == 0
+
+
+# As SLURM 22.05 told of a batch job whose step exceeded its memory; the script ended with 1.
+KILLED_STEP = """\
+3|tesela-abc_1|FAILED|12:20:52|12:20:52|12:20:58|6|1|100M|billing=1,cpu=1,mem=100M,node=1|00:00.080||1||sbatch --comment rule_shard_wildcards_a -p cpu
+3.batch|batch|FAILED|12:20:52|12:20:52|12:20:58|6|||cpu=1,mem=100M,node=1|00:00.080|1.08M|1|1|
+3.0|python|OUT_OF_MEMORY|12:20:52|12:20:52|12:20:58|6|||cpu=1,mem=100M,node=1|00:00.080|2.88M|1|1|srun python
+"""  # noqa: E501
+
+
+def test_a_job_that_failed_as_a_step_lacked_memory_is_out_of_memory() -> None:
+    (job,) = read_jobs(raw(KILLED_STEP), "tesela-abc_")
+    assert (job.state, job.asked_mb) == ("OUT_OF_MEMORY", 100)
+    again = raw(KILLED_STEP).replace("OUT_OF_MEMORY", "FAILED")
+    assert read_jobs(again, "tesela-abc_")[0].state == "FAILED"
+    ended = raw(KILLED_STEP).replace("abc_1\x1fFAILED", "abc_1\x1fCOMPLETED")
+    assert read_jobs(ended, "tesela-abc_")[0].state == "COMPLETED"
+
+
 def test_another_answer_is_refused() -> None:
     with pytest.raises(NoAnswerError, match="other columns"):
         read_jobs(f"1{SEPARATOR}tesela", "tesela")
@@ -230,25 +282,87 @@ def test_killed_jobs_are_lower_bounds_and_double_where_none_finished_after() -> 
     assert advice([job(), late, again], [])[0].minutes == 90
 
 
-def test_an_interrupted_job_went_on_where_it_was() -> None:
+def test_a_failed_start_may_have_lacked_memory() -> None:
+    failed = job("FAILED", asked_mb=2000.0)
+    again = job(submitted=700.0, asked_mb=4000.0, memory_mb=900.0)
+    seen = [Benchmark("shard", "a", 600.0, 1000.0, 600.0)]
+    (found,) = advice([failed, again], seen)
+    assert (found.memory_mb, found.killed) == (2000, 0)  # 1.25 x 1000 + 500 would be 1800
+    # It had as much as the one that finished, or was another's: that was not it.
+    for other in (replace(failed, asked_mb=4000.0), replace(failed, sheet="b")):
+        assert advice([other, again], seen)[0].memory_mb == 1800
+    killed = replace(failed, state="OUT_OF_MEMORY")
+    assert advice([killed, again], seen)[0].memory_mb == 2500
+
+
+@pytest.mark.parametrize("rule", ["train", "tune", "map_sheet"])
+@pytest.mark.parametrize("state", ["PREEMPTED", "CANCELLED", "TIMEOUT", "FAILED", "NODE_FAIL"])
+def test_steps_that_go_on_took_the_time_of_all_their_starts(rule: str, state: str) -> None:
+    rules = (rule,)
+    first = job(state, rules=rules, seconds=20 * 3600.0)
+    other = job(rules=rules, sheet="b", submitted=1.0, seconds=10.0)
+    second = job(rules=rules, submitted=80_000.0, seconds=2 * 3600.0)
+    (found,) = advice([first, other, second], [])
+    assert (found.longest_seconds, found.minutes) == (22 * 3600, 33 * 60)
+    # What came before another end does not count again.
+    third = job(rules=rules, submitted=90_000.0, seconds=3600.0)
+    (found,) = advice([first, second, third], [])
+    assert found.longest_seconds == 22 * 3600
+    # Starts that ran out of time without an end: double of all that they took.
+    late = job("TIMEOUT", rules=rules, submitted=95_000.0, seconds=20 * 3600.0)
+    later = job("TIMEOUT", rules=rules, submitted=99_000.0, seconds=20 * 3600.0)
+    assert advice([third, late, later], [])[0].minutes == 80 * 60
+
+
+def test_steps_that_begin_again_took_the_time_of_one_start() -> None:
     first = job("PREEMPTED", number="7", seconds=3000.0)
     second = job(number="7", submitted=4000.0, seconds=600.0)
     (found,) = advice([first, second], [])
-    assert (found.longest_seconds, found.minutes) == (3600, 90)
+    assert (found.longest_seconds, found.minutes) == (600, 15)
 
 
 def test_without_a_finished_job_there_is_no_advice() -> None:
     failed = [job("FAILED"), job("RUNNING")]
     assert advice(failed, []) == []
     assert unadvised(failed, []) == ["shard"]
-    assert yaml.safe_load(resources_yaml([])) == {"set-resources": {}}
+    assert yaml.safe_load(resources_yaml([])) is None
+    assert resources_yaml([]).endswith("# No step has finished yet.\n")
 
 
 def test_short_jobs_are_judged_by_snakemake_if_it_saw_more() -> None:
     seen = [Benchmark("shard", "a", 600.0, 2000.0, 600.0)]
-    assert advice([job()], seen)[0].memory_mb == 2500
-    blind = replace(job(), memory_mb=math.nan)
-    assert advice([blind], seen)[0].memory_mb == 3000  # and 500 MB of Snakemake's own
+    for memory_mb in (math.nan, 100.0, 1000.0):
+        (found,) = advice([job(memory_mb=memory_mb)], seen)
+        assert found.memory_mb == 3000  # and 500 MB of Snakemake's own
+    assert advice([job(memory_mb=2900.0)], seen)[0].memory_mb == 3700  # 1.25 x what SLURM saw
+
+
+def test_snakemake_has_not_seen_what_srun_started() -> None:
+    """Its benchmark is of the program `srun`: nobody knows what the training took."""
+    srun = [Benchmark("train", "all", 600.0, 18.0, 0.1), Benchmark("shard", "a", 1.0, 18.0, 1.0)]
+    train, shard = advice([], srun)
+    assert (train.memory_mb, train.minutes) == (None, 15)
+    assert math.isnan(train.peak_mb)
+    assert shard.memory_mb == 700
+    assert yaml.safe_load(resources_yaml([train])) == {"train": {"runtime": "15 * attempt"}}
+    blind = job(rules=("train",), memory_mb=math.nan)
+    assert advice([blind], srun)[0].memory_mb is None
+    assert advice([replace(blind, memory_mb=8000.0)], srun)[0].memory_mb == 10_000
+    silent = Accounting((), "SLURM’s accounting tells nothing of this run: off.")
+    data = ReportData("bare", NAMES, COLORS, 0.25, [], benchmarks=srun, accounting=silent)
+    _, _, table = page_of(data).partition("What to ask for next time")
+    row = re.search('<th scope="row">train</th>.*?15 min', table, re.DOTALL)
+    assert row is not None
+    assert "MB" not in row[0]
+
+
+def test_time_of_a_training_that_went_on_is_by_its_own_clock() -> None:
+    seen = [Benchmark("train", "all", 600.0, 2000.0, 600.0)]
+    rows = [{"step": "1", "seconds": "4000.5"}, {"step": "2", "seconds": "3199.5"}, {"step": "3"}]
+    data = ReportData("bare", NAMES, COLORS, 0.25, [], benchmarks=seen, curves=rows)
+    assert (data.advice[0].longest_seconds, data.advice[0].minutes) == (7200, 180)
+    whole = replace(data, curves=[{"step": "1", "seconds": "590"}])
+    assert (whole.advice[0].longest_seconds, whole.advice[0].minutes) == (600, 15)
 
 
 def test_without_accounting_benchmarks_advise() -> None:
@@ -280,8 +394,13 @@ def test_rules_of_groups_are_advised_by_snakemake(jobs: list[SlurmJob]) -> None:
 
 def test_a_group_is_one_whatever_its_members() -> None:
     """Also one of a single rule: it held several of its jobs side by side."""
-    command = "sbatch --comment rule_{} --wrap=python -m snakemake --allowed-rules {} --cores all"
+    command = (
+        "sbatch --parsable --export=ALL --comment rule_{} -p cpu -t 8 --mem 500 --requeue "
+        "--wrap=python -m snakemake --target-jobs 'check_polygons:s=1' 'check_polygons:s=2' "
+        "--allowed-rules {} --local-groupid '07245893-7915' --cores 32 --attempt 1"
+    )
     for comment, allowed, group in (
+        ("checks_check_polygons", "check_polygons", "checks"),
         ("judging_confusion_evaluation", "evaluation confusion", "judging"),
         ("judging_evaluation", "evaluation", "judging"),
         ("g_a_b_c_d_e_...", "f e d c b a", "g"),
@@ -307,10 +426,24 @@ def test_a_step_whose_start_is_not_known_yet() -> None:
 
 def test_the_file_is_lines_of_a_profile() -> None:
     text = resources_yaml([Advice("shard", 1700, 35, 4, True, 1300.0, 1300.0)])
-    assert yaml.safe_load(text) == {
-        "set-resources": {"shard": {"mem_mb": "1700 * attempt", "runtime": "35 * attempt"}}
-    }
-    assert "shard:  # 4 jobs\n" in text
+    amounts = {"shard": {"mem_mb": "1700 * attempt", "runtime": "35 * attempt"}}
+    assert yaml.safe_load(text) == amounts
+    assert "\n  shard:  # 4 jobs\n" in text
+    assert text.startswith("# Merge line by line below `set-resources:`")
+    # Below that line, as they are.
+    assert yaml.safe_load(f"set-resources:\n{text}") == {"set-resources": amounts}
+
+
+@pytest.mark.parametrize("profile", ["slurm", "slurm/accelerated"])
+def test_the_file_put_behind_a_profile_takes_nothing_out_of_it(profile: str) -> None:
+    """It is no entry of Snakemake's there, and that is refused; GPUs and partitions stay."""
+    lines = (ROOT / profile / "config.yaml").read_text("utf-8")
+    text = resources_yaml([Advice("train", 1700, 35, 4, True, 1300.0, 1300.0)])
+    kept, appended = yaml.safe_load(lines), yaml.safe_load(f"{lines}{text}")
+    assert appended["set-resources"] == kept["set-resources"]
+    components = appended["group-components"]
+    with pytest.raises(TypeError):
+        [int(number) for number in components.values()]
 
 
 # ---- asking -------------------------------------------------------------------------------------
@@ -378,7 +511,52 @@ def test_a_missing_or_silent_sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "`sacct` did not answer within 0 s" in found.silence
 
 
-def test_the_run_is_asked_for_by_its_name_since_its_first_file(
+def test_jobs_of_another_run_in_the_same_folder_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "answer").write_text(raw(ANSWER), "utf-8")
+    inside = program(tmp_path, f"cat '{tmp_path}/answer'")
+    begun = datetime(2026, 11, 23, 12, 24, 29, tzinfo=UTC).timestamp()
+    # Its clock may be a little ahead of SLURM's.
+    for ahead in (0.0, 3.0):
+        found = accounting("tesela-abc_", 0.0, inside, begun + ahead).jobs
+        assert [job.number for job in found] == ["11", "15", "19", "20"]
+    late = accounting("tesela-abc_", 0.0, inside, begun + 3600)
+    assert (late.jobs, "knows no job" in late.silence) == ((), True)
+
+
+def test_the_run_is_asked_for_since_its_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is kept once: not by the logs, that a later start writes again."""
+    asked: list[tuple[float, float]] = []
+
+    def answer(prefix: str, since: float, *, begun: float) -> Accounting:
+        asked.append((since, begun))
+        return Accounting()
+
+    monkeypatch.setattr(evidence, "accounting", answer)
+    settings = config.Settings(
+        run=tmp_path / "run", sheets=tmp_path / "s.csv", nomenclature=tmp_path / "n.yaml"
+    )
+    paths = RunPaths(settings.run)
+    before = int(time.time())
+    config.claim(settings)
+    first = paths.started.read_text("utf-8")
+    assert before <= datetime.fromisoformat(first.strip()).timestamp() <= time.time()
+    paths.started.write_text("2026-11-23T12:24:29+00:00\n", "utf-8")
+    config.claim(settings.model_copy(update={"seed": 99}))
+    evidence.read_accounting(paths)
+    begun = datetime(2026, 11, 23, 12, 24, 29, tzinfo=UTC).timestamp()
+    assert asked == [(begun, begun)]
+    paths.started.write_text("soon", "utf-8")
+    with pytest.raises(InputError, match="holds no time"):
+        evidence.read_accounting(paths)
+    # A run that began before this was kept does not begin again.
+    paths.started.unlink()
+    config.claim(settings)
+    assert not paths.started.exists()
+
+
+def test_an_older_run_is_asked_for_by_its_name_since_its_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, float]] = []

@@ -150,7 +150,7 @@ def test_advice_pasted_into_a_profile_grows_with_the_attempt(
         "utf-8",
     )
     seen = accounted("grows", 500.0)
-    lines = yaml.safe_load(resources_yaml(advice([seen], [])))
+    lines = yaml.safe_load(f"set-resources:\n{resources_yaml(advice([seen], []))}")
     assert lines == {
         "set-resources": {"grows": {"mem_mb": "700 * attempt", "runtime": "5 * attempt"}}
     }
@@ -190,7 +190,7 @@ def check_report(run: Path) -> None:
     page = (run / "report" / "index.html").read_text("utf-8")
     assert "Jobs on the cluster" in page
     assert "What to ask for next time" in page
-    lines = yaml.safe_load((run / "report" / "resources.yaml").read_text("utf-8"))["set-resources"]
+    lines = yaml.safe_load((run / "report" / "resources.yaml").read_text("utf-8"))
     assert {"train", "map_sheet", "label_raster"} <= lines.keys()
     for amounts in lines.values():
         assert amounts.keys() == {"mem_mb", "runtime"}
