@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from pipeline import config as configuration
-from pipeline import interruption, networks, nomenclature, slurm_runs
+from pipeline import interruption, networks, nomenclature, slurm_runs, unrecorded
 from pipeline.launcher import launcher
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import NAME, comparisons, digest_of, missing_inputs, read_sheets, siose_files
@@ -64,11 +64,17 @@ localrules:
 
 onstart:
     slurm_runs.end_orphans(workflow, settings.run)
+    unrecorded.warn(workflow)
     configuration.claim(settings)
-    slurm_runs.name_jobs(workflow, settings.run)
+    slurm_runs.begin(workflow, settings.run)
+
+
+onerror:
+    slurm_runs.finish(workflow, settings.run)
 
 
 onsuccess:
+    slurm_runs.finish(workflow, settings.run)
     if paths.summary.exists() and paths.summary.stat().st_mtime >= STARTED:
         print(paths.summary.read_text("utf-8"))
 

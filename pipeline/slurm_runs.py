@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from pipeline.heartbeats import has_ended, this_process
+from pipeline.paths import RunPaths
+from pipeline.publication import write_text
 
 _SLURM = "snakemake_executor_plugin_slurm"
 _SECONDS = 60.0
-_AT_ONCE = 500  # ids in one command
+_HERE = ("host", "processes")
+_FAILURES = (OSError, subprocess.SubprocessError)
 
 
 class Executor(Protocol):
@@ -28,17 +34,10 @@ class Scheduler(Protocol):
     _executor: Executor
 
 
-class Persistence(Protocol):
-    """What Snakemake keeps in ``.snakemake``."""
-
-    path: Path
-
-
 class Workflow(Protocol):
-    """What Snakemake gives to ``onstart``: the executor is there, and no job is submitted."""
+    """What Snakemake gives to its hooks: in ``onstart``, no job is submitted yet."""
 
     scheduler: Scheduler
-    persistence: Persistence
 
 
 def job_prefix(run: Path) -> str:
@@ -54,27 +53,54 @@ def job_prefix(run: Path) -> str:
     return f"tesela-{place}"
 
 
-def name_jobs(workflow: Workflow, run: Path) -> None:
-    """Give the jobs that Snakemake is about to submit names that tell their run.
+def begin(workflow: Workflow, run: Path) -> None:
+    """Give the jobs that Snakemake is about to submit names that tell their run and this start.
 
     Snakemake's own prefix can be set before the settings are read only, so by people and not by
-    the run; and Snakemake asks for its jobs by their name, so it has to learn of it.
+    the run; and Snakemake asks for its jobs by their name, so it has to learn of it. Before any
+    job bears the name, a file in the run's folder tells which process submits under it.
 
     Args:
         workflow: Snakemake's, in ``onstart``.
         run: The run's folder.
+
+    Raises:
+        OutputError: If the file cannot be written.
     """
     executor = workflow.scheduler._executor
     if type(executor).__module__ == _SLURM:
+        write_text(RunPaths(run).start(executor.run_uuid), json.dumps(this_process()))
         executor.run_uuid = f"{job_prefix(run)}_{executor.run_uuid}"
+
+
+def finish(workflow: Workflow, run: Path) -> None:
+    """Remove this start's file, unless jobs are left.
+
+    Some are after Ctrl-C: those that end, and those that were being submitted.
+
+    Args:
+        workflow: Snakemake's, in ``onsuccess`` or ``onerror``.
+        run: The run's folder.
+    """
+    executor = workflow.scheduler._executor
+    if type(executor).__module__ != _SLURM:
+        return
+    start = executor.run_uuid.removeprefix(f"{job_prefix(run)}_")
+    try:
+        if start in _jobs(job_prefix(run)):
+            return
+    except _FAILURES:
+        return  # jobs may be left: the next start asks again, and says so if it cannot
+    RunPaths(run).start(start).unlink(missing_ok=True)
 
 
 def end_orphans(workflow: Workflow, run: Path, seconds: float = _SECONDS) -> None:
     """Cancel the jobs of a Snakemake that was killed: this one will submit them again.
 
     They are whole at any time, as all steps are, but would do the same work beside the new ones.
-    Jobs of a Snakemake that may be alive are left alone: those that were submitted in another
-    folder, and all of them unless Snakemake's lock says that it is the only one in this folder.
+    Only those are cancelled whose Snakemake was a process of this machine that has ended; those of
+    a start of which this cannot be told are named in a warning. (Snakemake's locks do not tell:
+    each start that ends removes those of all others.)
 
     Args:
         workflow: Snakemake's, in ``onstart``, before it names its own jobs and before the settings
@@ -85,58 +111,89 @@ def end_orphans(workflow: Workflow, run: Path, seconds: float = _SECONDS) -> Non
     executor = workflow.scheduler._executor
     if type(executor).__module__ != _SLURM:
         return
-    log, prefix = executor.logger, job_prefix(run)
+    log, prefix, files = executor.logger, job_prefix(run), _files(run)
     try:
-        orphans = _jobs(prefix)
-        if not orphans:
-            return
-        listed = f"jobs of an earlier start of this run: {_some(orphans)}"
-        if not _is_alone(workflow.persistence):
-            log.warning(f"There are {listed}. They are left alone: their Snakemake may be alive.")
-            return
-        log.info(f"Cancelling {listed}")
-        for first in range(0, len(orphans), _AT_ONCE):
-            _command("scancel", *orphans[first : first + _AT_ONCE])
-        deadline = time.monotonic() + seconds
-        while left := sorted(set(orphans) & set(_jobs(prefix))):
-            if time.monotonic() > deadline:
-                log.warning(
-                    f"Not ended within {seconds:.0f} s: {_some(left)}. Going on: their files are "
-                    "whole, but their work is done twice."
-                )
-                return
-            time.sleep(1)
-    except (OSError, subprocess.SubprocessError) as error:
+        jobs = _jobs(prefix)
+        states = {start: _state(files.get(start)) for start in files.keys() | jobs.keys()}
+        _name(log, prefix, {start: jobs[start] for start in jobs if states[start] == "unknown"})
+        orphans = {start: jobs[start] for start in jobs if states[start] == "ended"}
+        left = _cancel(log, prefix, orphans, seconds) if orphans else set()
+    except _FAILURES as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()
         log.warning(
             f"SLURM does not say whether jobs of an earlier start of this run are left ({said}). "
             f"If Snakemake was killed: squeue --me, and scancel those named {prefix}_..."
         )
+        return
+    for start, state in states.items():
+        if state == "ended" and start not in left:
+            files[start].unlink(missing_ok=True)
 
 
-def _is_alone(persistence: Persistence) -> bool:
-    """Whether Snakemake has locked the folder, and no other has or had.
-
-    Locks of a Snakemake that was killed stay until ``--unlock``, by which people say that it is
-    gone; and with ``--nolock`` nobody knows.
-    """
-    own = {Path(path).resolve() for path in getattr(persistence, "_lockfile", {}).values()}
-    return bool(own) and own == {
-        path.resolve() for path in (Path(persistence.path) / "locks").iterdir()
-    }
+def _files(run: Path) -> dict[str, Path]:
+    folder = RunPaths(run).start("any").parent
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {file.name: file for file in found if not file.name.startswith(".")}  # no drafts
 
 
-def _jobs(prefix: str) -> list[str]:
-    """Ids of this user's jobs in the queue that were submitted in this folder, by their name."""
-    place = str(Path.cwd())
-    told = _command("squeue", "--me", "--noheader", "--format=%A|%j|%Z")
-    jobs = [line.split("|", 2) for line in told.splitlines()]
-    return [job for job, name, folder in jobs if name.startswith(f"{prefix}_") and folder == place]
+def _state(file: Path | None) -> Literal["at work", "ended", "unknown"]:
+    """What has become of the Snakemake of a start."""
+    if file is None:
+        return "unknown"
+    try:
+        process = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # removed meanwhile, or damaged
+        return "unknown"
+    if has_ended(process):
+        return "ended"
+    me = this_process()
+    return "at work" if all(process[key] == me[key] for key in _HERE) else "unknown"
 
 
-def _some(jobs: Sequence[str]) -> str:
-    more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
-    return ", ".join(jobs[:10]) + more
+def _name(log: logging.Logger, prefix: str, jobs: Mapping[str, list[str]]) -> None:
+    if jobs:
+        commands = " && ".join(f"scancel --name={prefix}_{start}" for start in sorted(jobs))
+        log.warning(
+            f"Jobs of another start of this run are left alone: {_some(jobs)}. Nothing on this "
+            "machine tells whether their Snakemake has ended. If it has, cancel them, or their "
+            f"work is done twice: {commands}"
+        )
+
+
+def _cancel(
+    log: logging.Logger, prefix: str, orphans: Mapping[str, list[str]], seconds: float
+) -> set[str]:
+    """Cancel the jobs of these starts; returns the starts that have jobs still."""
+    log.info(f"Cancelling jobs of an earlier start of this run: {_some(orphans)}")
+    for start in sorted(orphans):
+        _command("scancel", f"--name={prefix}_{start}")
+    deadline = time.monotonic() + seconds
+    while left := {start: ids for start, ids in _jobs(prefix).items() if start in orphans}:
+        if time.monotonic() > deadline:
+            log.warning(
+                f"Not ended within {seconds:.0f} s: {_some(left)}. Going on: their files are "
+                "whole, but their work is done twice."
+            )
+            break
+        time.sleep(1)
+    return set(left)
+
+
+def _jobs(prefix: str) -> dict[str, list[str]]:
+    """Ids of this user's jobs of a run in the queue, those of each start, by their names."""
+    told = _command("squeue", "--me", "--noheader", "--format=%A|%j")
+    jobs: dict[str, list[str]] = {}
+    for line in told.splitlines():
+        job, name = line.split("|", 1)
+        if name.startswith(f"{prefix}_"):
+            jobs.setdefault(name.removeprefix(f"{prefix}_"), []).append(job)
+    return jobs
+
+
+def _some(jobs: Mapping[str, Iterable[str]]) -> str:
+    ids = sorted((job for start in jobs.values() for job in start), key=int)
+    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+    return ", ".join(ids[:10]) + more
 
 
 def _command(*words: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def test_a_killed_snakemake_goes_on_and_does_nothing_twice(
     done = _files(workflow.run, "siose/*.arrow", "*/0722-1.*")
     assert len(done) >= 5
     before = {path: (workflow.run / path).stat().st_mtime_ns for path in done}
+    killed = _starts(workflow)
+    assert len(killed) == 1
 
     locked = workflow.snakemake(*LABELS)
     assert locked.returncode == 1
@@ -60,6 +63,13 @@ def test_a_killed_snakemake_goes_on_and_does_nothing_twice(
     names = [one.name for one in attempts(nodes, workflow.folder)]
     assert {name.split("_")[0] for name in names} == {job_prefix(workflow.run)}
     assert len(set(names)) == 2  # starts of Snakemake
+    assert not killed & _starts(workflow)
+
+    # Of what ended without Snakemake, nobody has noted the settings.
+    forced = re.findall("--forcerun (.+)", said)[0].split()
+    assert {Path(path).name.split(".")[0] for path in forced} == {"0722-1"}
+    once_more = workflow.snakemake("--until", "label_raster", "--forcerun", *forced, "--dry-run")
+    assert "missing metadata" not in once_more.stdout + once_more.stderr
 
     alone = _labels_alone(tmp_path / "alone", data)
     expected = _files(alone, "proportions/*", "labels/*")
@@ -101,6 +111,34 @@ def test_ctrl_c_takes_its_jobs_along_and_sigterm_waits_for_them(
     left = workflow.snakemake(*index, "--dry-run")
     assert left.returncode == 0
     assert "rule index_values:" not in left.stdout + left.stderr
+
+
+def test_jobs_of_a_living_snakemake_are_left_alone_without_its_locks(
+    nodes: Cluster, workflow: Workflow
+) -> None:
+    index = ("--until", "index_values")
+    first = workflow.started(*index)
+    try:
+        wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
+        [job] = nodes.jobs("RUNNING")
+        step = held(job, "index-values", lambda: True)
+        # Whatever ends in the folder removes everybody's locks.
+        assert workflow.snakemake("--unlock").returncode == 0
+        second = workflow.snakemake(*index)
+        assert second.returncode == 0, second.stderr
+        assert "Cancelling" not in second.stdout + second.stderr
+        assert nodes.jobs("RUNNING") == [job]
+        step.resume()
+        assert first.wait(120) == 0, workflow.said
+    finally:
+        first.kill()
+    ended = ["COMPLETED", "COMPLETED"]
+    wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == ended, 30)
+    assert not drafts(workflow.run)
+
+
+def _starts(workflow: Workflow) -> set[str]:
+    return {path.name for path in (workflow.run / ".starts").iterdir()}
 
 
 def _jobs(cluster: Cluster, workflow: Workflow, of: str) -> list[str]:
