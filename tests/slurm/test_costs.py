@@ -70,11 +70,15 @@ def test_jobs_of_known_cost(nodes: Cluster, prefix: str) -> None:
         nodes, prefix, "rule_shard_wildcards_c",
         f'{sys.executable} -c "{ALLOCATE.format(400, 20)}"', "--mem=100",
     )  # fmt: skip
+    large_step = submitted(
+        nodes, prefix, "rule_shard_wildcards_e",
+        f'srun --overlap {sys.executable} -c "{ALLOCATE.format(400, 20)}" || exit 1', "--mem=100",
+    )  # fmt: skip
     other = submitted(nodes, "another", "rule_shard_wildcards_d", "true")
     wait_for("it runs", lambda: requeued in nodes.jobs("RUNNING"), 60)
     nodes.run("scontrol", "requeue", requeued)
     endless = submitted(nodes, prefix, "rule_report", "sleep 600", "--mem=100")
-    all_jobs = {gpu, held, requeued, failed, large, other}
+    all_jobs = {gpu, held, requeued, failed, large, large_step, other}
     wait_for("all but one end", lambda: not all_jobs & set(nodes.jobs()), 120)
 
     def settled() -> bool:
@@ -106,7 +110,12 @@ def test_jobs_of_known_cost(nodes: Cluster, prefix: str) -> None:
 
     assert [job.state for job in jobs[failed]] == ["FAILED"]
     # Without control groups, SLURM's own watch ends it, and calls that a failure.
-    assert [job.state for job in jobs[large]] in (["OUT_OF_MEMORY"], ["FAILED"], ["CANCELLED"])
+    killed = [job.state for job in jobs[large]]
+    assert killed in (["OUT_OF_MEMORY"], ["FAILED"], ["CANCELLED"])
+    # With them, a step that is killed leaves a job that just failed.
+    if killed == ["OUT_OF_MEMORY"]:
+        assert "FAILED" in nodes.run("sacct", "-X", "-n", "-j", large_step, "--format=State")
+        assert [job.state for job in jobs[large_step]] == ["OUT_OF_MEMORY"]
     (running,) = jobs[endless]
     assert running.state == "RUNNING"
     assert math.isnan(running.ended)
@@ -115,7 +124,7 @@ def test_jobs_of_known_cost(nodes: Cluster, prefix: str) -> None:
     assert steps.keys() == {"map_sheet", "shard", "train", "report"}
     assert steps["map_sheet"].gpu_hours == 2 * on_gpus.seconds / 3600
     assert steps["map_sheet"].cpu_hours == 3 * on_gpus.seconds / 3600
-    assert (steps["shard"].finished, len(steps["shard"].jobs)) == (2, 4)
+    assert (steps["shard"].finished, len(steps["shard"].jobs)) == (2, 5)
     assert (steps["report"].finished, steps["report"].open) == (0, 1)
     advised = {entry.rule: entry for entry in advice(found.jobs, [])}
     assert advised.keys() == {"map_sheet", "shard"}
