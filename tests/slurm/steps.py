@@ -162,12 +162,19 @@ def validations(run: Path) -> int:
         return 0
 
 
-def states(cluster: Cluster, *jobs: str) -> list[str]:
-    """States of all starts of jobs, as the accounting has them, in their order."""
+def states(cluster: Cluster, job: str) -> list[str]:
+    """States of all starts of a job, as the accounting has them, in their order."""
     told = cluster.run(
-        "sacct", "-X", "-P", "-n", "--duplicates", "--jobs", ",".join(jobs), "--format", "State"
+        "sacct", "-X", "-P", "-n", "--duplicates", "--jobs", job, "--format", "State"
     )
     return [line.split()[0] for line in told.splitlines()]
+
+
+def went(cluster: Cluster, job: str, *expected: str) -> None:
+    """Assert how the starts of a job ended; the accounting may learn of it a little later."""
+    with contextlib.suppress(AssertionError):
+        wait_for("the accounting knows", lambda: states(cluster, job) == [*expected], 20)
+    assert states(cluster, job) == [*expected]
 
 
 def limited(cluster: Cluster, job: str, **changes: str) -> None:

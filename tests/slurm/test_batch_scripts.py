@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
     held,
+    restarts,
     resumed,
     started_again,
-    states,
     steps,
     validations,
+    went,
     whole_run,
     without,
 )
@@ -146,8 +148,8 @@ def test_two_nodes_train_together_and_go_on_after_a_requeue(
     started_again(nodes, job, 1)
     never = submitted(nodes, both[1], *wide)
     ended(nodes, job, never)
-    assert states(nodes, job) == ["REQUEUED", "COMPLETED"]
-    assert states(nodes, never) == ["COMPLETED"]
+    went(nodes, job, "REQUEUED", "COMPLETED")
+    went(nodes, never, "COMPLETED")
     assert sorted(nodes.job(job)["NumNodes"]) == ["2"]
     for name in ("best.safetensors", "card.json", "curves.csv"):
         same_files(both[0].run, both[1].run, f"models/small/{name}")
@@ -160,11 +162,10 @@ def test_a_training_that_is_cancelled_is_not_started_again(
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
     job = submitted(nodes, workflow, script("train"), SETTINGS)
     wait_for("the job runs", lambda: nodes.job(job)["JobState"] == "RUNNING", 60)
-    step = held(job, "train", lambda: validations(workflow.run) >= 1)
-    nodes.run("scancel", job)
-    resumed(step, signal.SIGTERM)
+    held(job, "train", lambda: validations(workflow.run) >= 1)
+    nodes.run("scancel", job)  # which lets what was stopped run again
     wait_for("it has ended", lambda: nodes.job(job)["JobState"] == "CANCELLED", 60)
-    assert states(nodes, job) == ["CANCELLED"]
+    went(nodes, job, "CANCELLED")
     assert (workflow.run / "models" / "small" / "last.ckpt").exists()
 
 
@@ -176,18 +177,15 @@ def test_a_list_of_sheets_is_mapped_and_snakemake_takes_the_maps(
     array = submitted(nodes, workflow, "--array=1-2%2", script("map"), SETTINGS, "sheets.txt")
     # The last task has the number of the array, with which all would be requeued.
     wait_for("both run", lambda: len(nodes.jobs("RUNNING")) == 2, 90)
-    assert nodes.job(array)["ArrayTaskId"] == "2"
+    assert nodes.job(f"{array}_2")["JobId"] == array
     progress = workflow.run / "maps" / f".{SHEETS[1]}.progress"
     step = held(array, "map-sheet", lambda: len([*progress.glob("[!.]*.000000.blocks")]) == 2)
     nodes.run("scancel", "--signal=USR1", f"{array}_2")
     resumed(step, signal.SIGUSR1)
-    other = next(
-        job for job in nodes.jobs("all") if job != array and "ArrayTaskId" in nodes.job(job)
-    )
-    wait_for("it is requeued", lambda: nodes.job(array)["Restarts"] == "1", 60)
-    ended(nodes, array, other)
-    assert states(nodes, f"{array}_2") == ["REQUEUED", "COMPLETED"]
-    assert states(nodes, f"{array}_1") == ["COMPLETED"]
+    wait_for("it is requeued", lambda: restarts(nodes, f"{array}_2") == 1, 60)
+    ended(nodes, f"{array}_1", f"{array}_2")
+    went(nodes, f"{array}_2", "REQUEUED", "COMPLETED")
+    went(nodes, f"{array}_1", "COMPLETED")
     log = workflow.run / "logs" / "map_sheet" / f"{SHEETS[1]}.log"
     assert "going on behind row 512 of 704" in log.read_text("utf-8")
     told = (workflow.folder / f"tesela-map-{array}.log").read_text("utf-8")
@@ -203,24 +201,21 @@ def test_workers_of_an_array_search_together_and_one_goes_on_after_a_warning(
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
     settings = workflow.run / "settings.yaml"
-    text = settings.read_text("utf-8")
-    assert "tuning:" not in text
-    text += (
-        "tuning:\n  space: {training.learning_rate: [0.001, 0.002, 0.003]}\n"
-        "  sampler: grid\n  trials: 3\n  workers: 2\n"
-    )
-    settings.write_text(text, "utf-8")
-    (workflow.folder / "run.yaml").write_text(text, "utf-8")
+    values = yaml.safe_load(settings.read_text("utf-8"))
+    space = {"training.learning_rate": [0.001, 0.002, 0.003]}
+    values["tuning"] |= {"space": space, "sampler": "grid", "trials": 3, "workers": 2}
+    for path in (settings, workflow.folder / "run.yaml"):
+        path.write_text(yaml.safe_dump(values), "utf-8")
     array = submitted(nodes, workflow, "--array=1-2%2", script("tune"), SETTINGS)
     wait_for("both run", lambda: len(nodes.jobs("RUNNING")) == 2, 90)
     trials = workflow.run / "tuning"
     step = held(array, "tune", lambda: len([*trials.rglob("curves.csv")]) >= 2)
     nodes.run("scancel", "--signal=USR1", f"{array}_2")
     resumed(step, signal.SIGUSR1)
-    wait_for("it is requeued", lambda: nodes.job(array)["Restarts"] == "1", 90)
+    wait_for("it is requeued", lambda: restarts(nodes, f"{array}_2") == 1, 90)
     ended(nodes, f"{array}_1", f"{array}_2")
-    assert states(nodes, f"{array}_2") == ["REQUEUED", "COMPLETED"]
-    assert states(nodes, f"{array}_1") == ["COMPLETED"]
+    went(nodes, f"{array}_2", "REQUEUED", "COMPLETED")
+    went(nodes, f"{array}_1", "COMPLETED")
     done = workflow.snakemake("--dry-run", "--quiet", "rules", "tuning")
     assert "rule tune:" not in done.stdout + done.stderr
     same_workers = sorted(path.name for path in (trials / "workers").iterdir())

@@ -21,6 +21,7 @@ from tests.slurm.steps import (
     started_again,
     states,
     validations,
+    went,
     whole_run,
     without,
 )
@@ -92,8 +93,8 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
     finally:
         let_go(snakemake)
     # Requeued twice, though the step had failed; out of time, it is Snakemake that tries again.
-    assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
-    assert states(nodes, retry) == ["COMPLETED"]
+    went(nodes, job, "REQUEUED", "REQUEUED", "TIMEOUT")
+    went(nodes, retry, "COMPLETED")
     same_files(whole.run, workflow.run, *MODEL)
     assert not drafts(workflow.run)
 
@@ -136,8 +137,8 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
         assert snakemake.wait(200) == 0, workflow.said
     finally:
         let_go(snakemake)
-    assert states(nodes, job) == ["REQUEUED", "REQUEUED", "TIMEOUT"]
-    assert states(nodes, retry) == ["COMPLETED"]
+    went(nodes, job, "REQUEUED", "REQUEUED", "TIMEOUT")
+    went(nodes, retry, "COMPLETED")
     assert "going on behind row 512 of 704" in log.read_text("utf-8")
     same_files(whole.run, workflow.run, *MAP)
     assert not drafts(workflow.run)
@@ -159,6 +160,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
         assert snakemake.wait(200) == 0, workflow.said
     finally:
         let_go(snakemake)
-    assert states(nodes, job, retry) == ["FAILED", "COMPLETED"]
+    went(nodes, job, "FAILED")
+    went(nodes, retry, "COMPLETED")
     assert f"SLURM did not requeue job {job}" in workflow.said
     same_files(whole.run, workflow.run, *MODEL)
