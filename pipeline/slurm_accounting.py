@@ -316,15 +316,17 @@ def _asked_gpus(command: str, nodes: int) -> int:
     SLURM accounts for them only where ``AccountingStorageTRES`` names them, which is no default.
     """
     words = command.split(" --wrap", 1)[0]
-    # Options of Snakemake's executor, and those that its `slurm_extra` may hold.
+    # Options of Snakemake's executor, and those that a profile may add.
     asked = dict(
         re.findall(r"(?<=\s)--(gpus|gres|gpus-per-node|gpus-per-task|ntasks)[= ](\S+)", words)
     )
-    gres = ",".join(part for part in asked.get("gres", "").split(",") if part.startswith("gpu"))
+    of_a_node = ",".join(
+        part for part in asked.get("gres", "").split(",") if part.startswith("gpu")
+    )
     tasks = asked.get("ntasks", "1")
     return max(
         _count(asked.get("gpus", "")),
-        _count(gres) * nodes,
+        _count(of_a_node) * nodes,
         _count(asked.get("gpus-per-node", "")) * nodes,
         _count(asked.get("gpus-per-task", "")) * (int(tasks) if tasks.isdigit() else 1),
     )
