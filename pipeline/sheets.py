@@ -170,7 +170,7 @@ def read_sheets(path: Path) -> dict[str, Sheet]:
             "and, if you like, year and place: sheets of one place and of several years are "
             "compared.",
         )
-    return sheets
+    return _Sheets(sheets, path)
 
 
 def missing_inputs(sheets: Mapping[str, Sheet], table: Path, made: Path | None = None) -> None:
@@ -208,6 +208,20 @@ def digest_of(sheets: Iterable[Sheet], column: str) -> str:
     """
     told = "\n".join(f"{sheet.name}: {getattr(sheet, column)}" for sheet in sheets)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+class _Sheets(dict[str, Sheet]):
+    """The sheets of a table; a name that is not there is told as such, with the nearest one."""
+
+    def __init__(self, sheets: Mapping[str, Sheet], table: Path) -> None:
+        super().__init__(sheets)
+        self._table = table
+
+    def __missing__(self, name: str) -> Sheet:
+        raise SettingsError(
+            f"{self._table}: has no sheet {name!r}{did_you_mean(name, self)}",
+            remedy="Ask for files of the sheets that it lists.",
+        )
 
 
 @cache

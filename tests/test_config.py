@@ -414,6 +414,13 @@ def test_an_empty_table_is_told(folder: Path, text: str) -> None:
         table(folder, text)
 
 
+def test_a_sheet_that_is_not_in_the_table_is_told_with_the_nearest(folder: Path) -> None:
+    sheets = table(folder, TABLE + "0722,a.tif,s.gpkg,train\n0723,b.tif,s.gpkg,map\n")
+    with pytest.raises(SettingsError, match="has no sheet '0722x'; did you mean '0722'"):
+        sheets["0722x"]
+    assert sheets.get("none") is None
+
+
 def test_a_table_without_sheets_is_told(folder: Path) -> None:
     assert table_mistakes(folder, TABLE + "\n,,,\n") == ["it lists no sheet"]
 

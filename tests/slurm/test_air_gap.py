@@ -10,7 +10,7 @@ import yaml
 
 from tests.slurm.workflow import Workflow
 
-SEARCH = {
+SEARCH: dict[str, dict[str, object]] = {
     "tuning": {"space": {"training.learning_rate": [0.001, 0.003]}, "trials": 2, "workers": 1},
     "training": {"iterations": 2},
 }
