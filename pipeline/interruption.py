@@ -136,8 +136,10 @@ def ask_for_requeue(*, further: bool = True) -> str:
     the one with more time that Snakemake submits.
 
     Args:
-        further: Whether the step has come further since it was started. If not, only a preempted
-            job is started again: one that has too little time would be for ever.
+        further: Whether the step was warned of its time limit and has come further since it was
+            started. If not, only a preempted job is started again: one that has too little time
+            would be for ever, and a SIGTERM may be of somebody's own script, or terminal, that is
+            not to be started from its first line.
 
     Returns:
         What came of it, in words; empty outside SLURM.
@@ -150,7 +152,7 @@ def ask_for_requeue(*, further: bool = True) -> str:
         if known["JobState"] != "RUNNING":
             return f"SLURM is ending job {job}, so it is not asked to start it again."
         if not further and known.get("PreemptTime", "None") == "None":
-            return f"Job {job} has not come further in its time and is not started again."
+            return f"Job {job} is not preempted, so SLURM is not asked to start it again."
         _requeued.set()  # SLURM's SIGTERM may come before its answer
         _scontrol("requeue", _name(known))
     except (OSError, subprocess.SubprocessError, KeyError) as error:

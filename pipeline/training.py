@@ -524,7 +524,7 @@ class _Run:
 
         def leave() -> None:
             self._save()
-            said.append(ask_for_requeue())
+            said.append(ask_for_requeue(further=self.interruption.signal != "SIGTERM"))
 
         self._in_first(leave)
         cause = self.interruption.signal or "another process was"

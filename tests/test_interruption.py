@@ -23,7 +23,7 @@ JobId=16 ArrayJobId=17 ArrayTaskId=8 JobState=RUNNING PreemptTime=None
 
 AGAIN = "SLURM starts job 17 again."
 ENDING = "SLURM is ending job 17, so it is not asked to start it again."
-STUCK = "Job 17 has not come further in its time and is not started again."
+STUCK = "Job 17 is not preempted, so SLURM is not asked to start it again."
 
 
 @pytest.fixture

@@ -513,16 +513,29 @@ def test_iterations_alone_are_not_limited_by_epochs(shard: Path, tmp_path: Path)
     assert [int(row["step"]) for row in curves(tmp_path)] == [50, 100, 105]
 
 
-@pytest.mark.parametrize("warning", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("warning", "preempted", "requeued"),
+    [
+        (signal.SIGUSR1, "None", True),
+        (signal.SIGTERM, "2026-11-23T13:50:00", True),
+        # Of `timeout` in somebody's own script, say, which would begin again from its first line.
+        (signal.SIGTERM, "None", False),
+    ],
+)
 def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_same_bytes(
-    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warning: signal.Signals
+    shard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warning: signal.Signals,
+    preempted: str,
+    requeued: bool,
 ) -> None:
     whole = run(shard, tmp_path / "whole")
     asked: list[list[str]] = []
 
     def scontrol(*arguments: str) -> str:
         asked.append(list(arguments))
-        return "JobId=17 JobState=RUNNING"
+        return f"JobId=17 JobState=RUNNING PreemptTime={preempted}"
 
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(interruption, "_scontrol", scontrol)
@@ -537,8 +550,11 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
         run(shard, tmp_path / "warned", followers=[Warner()])
     assert error.value.exit_code == 75
     assert warning.name in error.value.what
-    assert error.value.items == ("SLURM starts job 17 again.",)
-    assert asked == [["show", "job", "17", "--oneliner"], ["requeue", "17"]]
+    answer = "SLURM starts job 17 again."
+    if not requeued:
+        answer = "Job 17 is not preempted, so SLURM is not asked to start it again."
+    assert error.value.items == (answer,)
+    assert (["requeue", "17"] in asked) == requeued
     assert signal.getsignal(warning) == before
     assert run(shard, tmp_path / "warned") == whole
     assert published(tmp_path / "warned") == published(tmp_path / "whole")

@@ -83,4 +83,6 @@ def _say(message: str) -> None:
 
 def _terminated(number: int, _: object) -> None:
     if not interruption.is_leaving():
+        # A second one, of Snakemake beside SLURM's, must not cut short what this one begins.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(_TERMINATED)

@@ -185,7 +185,7 @@ class _WarnedError(Exception):
 
 def _interrupted(what: str, cause: str, begun: int, store: MapStore) -> InterruptedMapError:
     """Ask SLURM for another start; what is stored is whole."""
-    answer = ask_for_requeue(further=store.rows_done > begun)
+    answer = ask_for_requeue(further=store.rows_done > begun and cause != "SIGTERM")
     return InterruptedMapError(
         f"The map of {what} was interrupted ({cause}); {store.rows_done} of {store.rows} rows "
         "are kept.",
