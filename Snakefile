@@ -25,7 +25,6 @@ if not workflow.configfiles:
 report: "workflows/captions/workflow.rst"
 
 
-interruption.pass_on_warnings()
 STARTED = time.time()
 settings = configuration.from_workflow(config, workflow.configfiles)
 sheets = read_sheets(settings.sheets)
@@ -37,6 +36,8 @@ if workflow.is_main_process:  # its jobs start Snakemake again, twice each, and 
     for name in [settings.training.network, *settings.tuning.space.get("training.network", [])]:
         networks.encoder_of(name, settings.training.encoder)
     configuration.check_run(settings)
+else:
+    interruption.pass_on_warnings()
 WEIGHTS = networks.first_weights(settings.training)
 
 # The rules run with the Python that runs Snakemake, activated or not. `exec`: signals of a batch
