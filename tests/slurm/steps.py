@@ -33,13 +33,15 @@ TRAINING = {
 MAPPING = {"window_px": 128, "overlap_px": 64}
 """Of many small windows, so that there is time behind the first row of blocks."""
 
-TWO_THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-"""As :data:`tests.slurm.workflow.THREADS`, which Snakemake tells its steps in the same way."""
+ONE_THREAD = ("--set-threads", "train=1", "map_sheet=1")
+"""What Snakemake is told: sums of floats depend on how many threads share them."""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def whole_run(folder: Path, data: Path) -> Workflow:
     """Three sheets from nothing to the maps of two, without Snakemake, SLURM and interruptions."""
-    alone = Workflow(folder, {**os.environ, **TWO_THREADS}, profile=None)
+    alone = Workflow(folder, {**os.environ, **_ONE_THREAD}, profile=None)
     alone.prepare(data, SPLITS, training=TRAINING, mapping=MAPPING)
     with contextlib.chdir(folder):
         run = stages.Run(config.load(Path("run.yaml")))
@@ -71,7 +73,7 @@ def without(whole: Workflow, folder: Path, cluster: Cluster, *parts: str) -> Wor
     """A copy of a run, on a cluster, that lacks some of its folders."""
     shutil.copytree(whole.folder, folder)
     copied = replace(
-        whole, folder=folder, environment={**cluster.environment, **TWO_THREADS},
+        whole, folder=folder, environment={**cluster.environment, **_ONE_THREAD},
         profile=Workflow(folder).profile,
     )  # fmt: skip
     for part in parts:

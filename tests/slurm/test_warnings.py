@@ -11,6 +11,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
+    ONE_THREAD,
     held,
     let_go,
     limited,
@@ -68,7 +69,7 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
     workflow.profile = changed(tmp_path, {})
-    snakemake = workflow.started(BEST)
+    snakemake = workflow.started(BEST, *ONE_THREAD)
     try:
         job = running(nodes)
         # SLURM's own warning, as the profile asks for it: two minutes before the limit.
@@ -114,7 +115,7 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
         told = log.read_text("utf-8") if log.exists() else ""
         return not before.is_running() and "going on behind row 512 of 704" in told
 
-    snakemake = workflow.started("run/small/maps/0722-1.tif")
+    snakemake = workflow.started("run/small/maps/0722-1.tif", *ONE_THREAD)
     try:
         job = running(nodes)
         step = held(job, "map-sheet", stored)
@@ -150,7 +151,7 @@ def test_where_no_job_may_be_requeued_snakemake_submits_what_goes_on(
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
     workflow.profile = changed(tmp_path, {"slurm-requeue: true": "slurm-no-requeue: true"})
-    snakemake = workflow.started(BEST)
+    snakemake = workflow.started(BEST, *ONE_THREAD)
     try:
         job = running(nodes)
         step = held(job, "train", lambda: validations(workflow.run) >= 2)
