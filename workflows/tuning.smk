@@ -25,7 +25,9 @@ rule tune:
     threads: 8
     resources:
         mem_mb=growing(12_000),
-        runtime=growing(24 * 60),
+        # No more with each attempt, each goes on where the last was: two days are longer than many
+        # partitions allow, and such a job would wait for ever.
+        runtime=24 * 60,
     shell:
         "python -m pipeline --log {log:q} tune --config {params.config:q} --worker {wildcards.worker}"
 
