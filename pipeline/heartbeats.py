@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def this_process() -> dict[str, Any]:
     """What tells this process from all others, on this host and elsewhere."""
     me = psutil.Process()
-    return {**_host(), "pid": me.pid, "began": round(me.create_time(), 1)}
+    return {**_host(), "pid": me.pid, "began": round(_began(me), 1)}
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:
@@ -42,7 +42,7 @@ def has_ended(process: Mapping[str, Any]) -> bool:
     try:
         other = psutil.Process(process["pid"])
         # The number may be another process's by now.
-        return abs(other.create_time() - process["began"]) > 1 or not other.is_running()
+        return abs(_began(other) - process["began"]) > 1 or not other.is_running()
     except psutil.NoSuchProcess:
         return True
 
@@ -107,6 +107,11 @@ class Watch:
         if now - since > GRACE:
             return "gone"
         return "alive" if moved else "unknown"
+
+
+def _began(process: psutil.Process) -> float:
+    # Seconds after the start of the machine, which are the same when its clock has been set.
+    return process.create_time() - psutil.boot_time()
 
 
 def _host() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -532,6 +533,14 @@ def test_a_process_of_this_host_is_known_to_have_ended() -> None:
     assert heartbeats.has_ended({**me, "pid": child.pid})
     assert not heartbeats.has_ended({**me, "pid": child.pid, "host": "another"})
     assert not heartbeats.has_ended({**me, "pid": child.pid, "processes": "pid:[1]"})
+
+
+def test_a_process_lives_on_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = heartbeats.this_process()
+    before = psutil.boot_time()
+    # Linux moves the time at which it says it was started, as it knows how long it has run.
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: before + 3600)
+    assert not heartbeats.has_ended(me)
 
 
 def test_signs_of_life_are_watched_without_clocks(

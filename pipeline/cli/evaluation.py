@@ -160,7 +160,7 @@ def sample(
         if map_files or orthophotos or out or nomenclature:
             raise SettingsError(
                 "sample: a run's settings name its maps; --map, --orthophoto, --out and "
-                "--nomenclature are of files."
+                "--nomenclature are for maps without a run."
             )
         stages, run = opened_run(config)
         plan = stages.SampleDesign(

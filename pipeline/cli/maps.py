@@ -46,7 +46,7 @@ def change_map(
         if place is None or min_confidence or any(option is not None for option in of_files):
             raise SettingsError(
                 "change-map: with a run's settings, --place, --before and --after say it all; the "
-                "other options are of files.",
+                "other options are for maps without a run.",
                 remedy="Set changes.min_confidence in the run's settings.",
             )
         stages, run = opened_run(config)
