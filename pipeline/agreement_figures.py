@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.numerals import NONE
+from pipeline.numerals import NONE, signed
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.svg import QUIET, WIDTH, class_title, drawing, shaded, written
 
@@ -48,7 +48,7 @@ def agreement_figure(counts: AgreementCounts, names: Sequence[str], colors: Sequ
             r = statistics.correlation[k]
             told = (
                 f"MAE {100 * statistics.mean_absolute_error[k]:.1f}, "
-                f"bias {_signed(100 * statistics.bias[k])}\n"
+                f"bias {signed(100 * statistics.bias[k])}\n"
                 f"r {NONE if math.isnan(r) else f'{r:.2f}'}"
             )
             class_title(axes, names[k], colors[k], 17 if columns == 3 else 26, told)
@@ -65,8 +65,3 @@ def agreement_figure(counts: AgreementCounts, names: Sequence[str], colors: Sequ
         figure.supxlabel("share in SIOSE, per cent", fontsize=10)
         figure.supylabel("share on the map, per cent", fontsize=10)
         return written(figure)
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pipeline import numerals
 from pipeline.bootstrap import FEWEST_BLOCKS, Interval
 from pipeline.numerals import THIN, count, listed, percent, plain, plural
 from pipeline.run_comparison import JudgedRun, RunComparison
@@ -144,10 +145,7 @@ def cautions(comparison: RunComparison) -> list[str]:
 
 def signed(value: float, unit: float = 100.0) -> str:
     """A difference of two shares with its sign, in percentage points; with 1 as unit, as it is."""
-    digits = 1 if unit == 100 else 3
-    if not value:
-        return f"{value:.{digits}f}"
-    return f"{unit * value:+.{digits}f}".replace("-", "−")
+    return numerals.signed(unit * value, 1 if unit == 100 else 3)
 
 
 def _bounds(interval: Interval) -> str:

@@ -22,6 +22,14 @@ def percent(share: float) -> str:
     return NONE if math.isnan(share) else f"{100 * share:.1f}{THIN}%"
 
 
+def signed(number: float, digits: int = 1) -> str:
+    """A difference with its sign, and without one where it rounds to nothing; a dash for NaN."""
+    if math.isnan(number):
+        return NONE
+    text = f"{number:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
+
+
 def area(pixels: int, pixel_area: float) -> str:
     """The area of so many pixels, in km² or, below 0.1 km², in hectares."""
     km2 = pixels * pixel_area / 1e6

@@ -11,7 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.confusion import ConfusionMatrix
-from pipeline.numerals import THIN, area, count, duration, hectares, hours, listed, percent, plural
+from pipeline.numerals import (
+    THIN,
+    area,
+    count,
+    duration,
+    hectares,
+    hours,
+    listed,
+    percent,
+    plural,
+    signed,
+)
 from pipeline.outlines import DISTANCES, OutlineCounts
 from pipeline.report_data import ReportData
 from pipeline.scores import ClassScores, Scores
@@ -254,11 +265,11 @@ def _composites(data: ReportData) -> list[str]:
         )
         bias = np.nan_to_num(statistics.bias)
         most, least = int(bias.argmax()), int(bias.argmin())
-        if bias[most] > 0 > bias[least]:
+        if round(100 * bias[most], 1) > 0 > round(100 * bias[least], 1):
             sentence += (
                 f", and has too much of {statistics.names[most]} "
-                f"({100 * bias[most]:+.1f} points) and too little of {statistics.names[least]} "
-                f"({100 * bias[least]:+.1f})".replace("-", "−")
+                f"({signed(100 * bias[most])} points) and too little of "
+                f"{statistics.names[least]} ({signed(100 * bias[least])})"
             )
         sentences.append(sentence)
     if data.agreement.candidate_count:

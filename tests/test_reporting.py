@@ -42,7 +42,7 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.ground_blocks import BlockMatrices, write_blocks
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import Nomenclature, parse
-from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural
+from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural, signed
 from pipeline.outlines import BINS, DISTANCES, OutlineCounts
 from pipeline.paths import RunPaths
 from pipeline.polygon_agreement import AgreementCounts
@@ -304,6 +304,14 @@ def test_numbers_as_people_read_them() -> None:
     assert duration(3.14) == f"3.1{THIN}s"
     assert duration(3785) == f"1{THIN}h 03{THIN}min"
     assert (plural(1, "sheet"), plural(2, "class", "classes")) == ("1 sheet", "2 classes")
+    assert [signed(n) for n in (1.26, -1.26, -0.04, 0.04, 0)] == [
+        "+1.3",
+        "−1.3",
+        "0.0",
+        "0.0",
+        "0.0",
+    ]
+    assert (signed(-0.04, 2), signed(float("nan"))) == ("−0.04", "–")
     assert (listed(["a"]), listed(["a", "b", "c"])) == ("a", "a, b and c")
     assert [plain(value) for value in (True, None, 0.00012345, [1, "x"], [])] == [
         "yes",
