@@ -433,6 +433,18 @@ def test_a_damaged_block_is_told_by_column_row_and_coordinates(tmp_path: Path) -
         np.testing.assert_array_equal(reader.read(good), pixels[:3, :256, :128])
 
 
+def test_a_damaged_map_is_to_be_made_anew_and_not_copied(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", imagery(1), **TILED, compress="deflate")
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(TESELA_NOMENCLATURE="a7a6cb0f26a2fffe")
+    damage(path, "1_2")
+    with RasterReader(path) as reader, pytest.raises(InputError) as caught:
+        reader.read(Window(130, 260, 10, 10))
+    assert caught.value.remedy == (
+        "The file is damaged or truncated; remove it: the step that wrote it makes it anew."
+    )
+
+
 def test_thumbnails_keep_the_shape_and_the_pixels_without_data(tmp_path: Path) -> None:
     pixels = np.full((3, 40, 80), 100, np.uint8)
     pixels[:, :, 40:] = 200
