@@ -396,16 +396,16 @@ class RasterReader:
     def _unreadable(self, window: Window, error: Exception) -> InputError:
         left, _, _, top = self.grid.bounds_of(window)
         own = any(tag.startswith("TESELA_") for tag in self.tags)
+        again = (
+            "remove it: the step that wrote it makes it anew"
+            if own
+            else "copy or download it again"
+        )
         return InputError(
             f"{self.path}: cannot be read at column {window.col}, row {window.row} "
             f"({left:.1f}, {top:.1f} in {self.grid.crs}).",
             [_reason(error)],
-            "The file is damaged or truncated; "
-            + (
-                "remove it: the step that wrote it makes it anew."
-                if own
-                else "copy or download it again."
-            ),
+            f"The file is damaged or truncated; {again}.",
         )
 
 
