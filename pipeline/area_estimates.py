@@ -25,13 +25,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import InputError
 from pipeline.stratified_shares import StratifiedShares, stratified_shares
+
+Sampling = Literal["stratified", "simple", "systematic"]
+"""How points were drawn: at random in each class of the map, in all of it, or on a regular grid."""
 
 LAYOUT = 1
 """Version of the JSON file; raised when its keys change their meaning."""
@@ -62,6 +65,10 @@ class AreaEstimates:
         splits: What the ground of each is for, in the table of a run; empty without a run.
         maps: Fingerprint of their maps (:func:`pipeline.map_digest.maps_digest`); empty where it
             is not known.
+        skipped: Those of ``pending`` that have interpreted points behind them, of each class on the
+            map; empty where there are none.
+        outside: Points on no mapped pixel, which nothing is said of.
+        sampling: How the points were drawn; None of a full reference.
     """
 
     names: tuple[str, ...]
@@ -76,6 +83,9 @@ class AreaEstimates:
     sheets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     maps: str = ""
+    skipped: tuple[int, ...] = ()
+    outside: int = 0
+    sampling: Sampling | None = None
 
     @property
     def total_m2(self) -> float:
@@ -187,6 +197,9 @@ class AreaEstimates:
             "areas_m2": self.areas_m2.tolist(),
             "finite": self.finite,
             "pending": self.pending,
+            "skipped": list(self.skipped),
+            "outside": self.outside,
+            "sampling": self.sampling,
             "points": self.points,
             "overall_accuracy": _json(self.overall),
             "overall_accuracy_ci95": _json(self.overall_ci),
@@ -311,7 +324,8 @@ def estimate(
     shares = stratified_shares(counts, areas, sampled)
     matrix = shares.proportions * areas.sum()
     return AreaEstimates(
-        names, counts, areas, matrix, shares, "sample", known, finite, pending
+        names, counts, areas, matrix, shares, "sample", known, finite, pending,
+        sampling="stratified",
     )  # fmt: skip
 
 
@@ -385,10 +399,17 @@ def from_json(text: str, source: str) -> AreaEstimates:
         sheets, splits = (_names(content.get(key, [])) for key in ("sheets", "splits"))
         if not isinstance(maps, str) or (splits and len(splits) != len(sheets)):
             raise TypeError("each sheet has a split, and their maps a fingerprint")
+        skipped, outside = content.get("skipped", []), content.get("outside", 0)
+        if not isinstance(skipped, list) or not all(map(_is_count, [*skipped, outside])):
+            raise TypeError("points that were left out are whole numbers")
+        if skipped and len(skipped) != len(names):
+            raise ValueError(f"skipped points of {len(skipped)} classes, there are {len(names)}")
         if content["source"] == "reference":
             counted = exact(names, _array(content["sample"]), _array(content["areas_m2"]))
             return replace(counted, sheets=sheets, splits=splits, maps=maps)
-        known = content["pixels"]
+        known, sampling = content["pixels"], content.get("sampling", "stratified")
+        if sampling not in get_args(Sampling):
+            raise ValueError(f"points are no {sampling!r} sample")
         estimates = estimate(
             names,
             _array(content["sample"]),
@@ -397,7 +418,10 @@ def from_json(text: str, source: str) -> AreaEstimates:
             finite=bool(content["finite"]),
             pending=int(content["pending"]),
         )
-        return replace(estimates, sheets=sheets, splits=splits, maps=maps)
+        return replace(
+            estimates, sheets=sheets, splits=splits, maps=maps,
+            skipped=tuple(skipped), outside=outside, sampling=sampling,
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: classes, points and areas do not fit together.", [str(error)], remedy
@@ -423,6 +447,10 @@ def _names(content: object) -> tuple[str, ...]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise TypeError("classes and sheets are lists of names")
     return tuple(content)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _array(content: object) -> NDArray[Any]:

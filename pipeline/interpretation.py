@@ -47,6 +47,8 @@ class InterpretedSample:
         matrix: Interpreted points, int64, shape ``(K, K)``, row = mapped class (stratum), column =
             the class that was seen.
         unlabelled: Ids of the points that nobody has interpreted.
+        skipped: Those of them that have interpreted points behind them, by id, with their stratum:
+            whoever goes through a sample by id and stops has skipped none.
         unsure: Ids of the interpreted points that are marked as unsure.
         design: How it was drawn: rule, seed, maps.
     """
@@ -54,6 +56,7 @@ class InterpretedSample:
     strata: tuple[Stratum, ...]
     matrix: NDArray[np.int64]
     unlabelled: tuple[int, ...]
+    skipped: Mapping[int, int]
     unsure: tuple[int, ...]
     design: Mapping[str, str]
 
@@ -102,7 +105,7 @@ def interpreted(
     wrong = _lost(rows, drawn)
     classes = _Classes([stratum.name for stratum in strata])
     matrix = np.zeros((len(strata), len(strata)), np.int64)
-    unlabelled, unsure = [], []
+    unlabelled, unsure, last = [], [], 0
     for row in sorted((row for row in rows if row["id"] in drawn), key=lambda row: row["id"]):
         wrong += _changed(row, drawn[row["id"]])
         seen, certainty = _text(row["reference"]), _text(row["certainty"]).casefold()
@@ -120,6 +123,7 @@ def interpreted(
             unlabelled.append(row["id"])
         else:
             matrix[drawn[row["id"]][3], number] += 1
+            last = row["id"]  # they come by id
             unsure += [row["id"]] * (certainty == CERTAINTIES[1])
     if wrong:
         raise InputError(
@@ -128,7 +132,8 @@ def interpreted(
             f"Mend them in QGIS; the classes are {', '.join(classes.names)}. Points are to be "
             "interpreted, not deleted, copied or moved; one that shows nothing stays empty.",
         )
-    return InterpretedSample(strata, matrix, tuple(unlabelled), tuple(unsure), design)
+    skipped = {number: int(drawn[number][3]) for number in unlabelled if number < last}
+    return InterpretedSample(strata, matrix, tuple(unlabelled), skipped, tuple(unsure), design)
 
 
 class _Classes:

@@ -293,10 +293,27 @@ def test_json_says_what_ground_it_is_of(source: str) -> None:
     assert (back.sheets, back.splits, back.maps) == (("s", "t"), ("test", "map"), told.maps)
     assert back.as_json() == text
     # Files of before know nothing of it.
-    older = {k: v for k, v in content.items() if k not in ("sheets", "splits", "maps")}
+    later = ("sheets", "splits", "maps", "skipped", "sampling", "outside")
+    older = {k: v for k, v in content.items() if k not in later}
     assert from_json(json.dumps(older), "f.json").as_json() == found.as_json()
     with pytest.raises(InputError, match="do not fit together"):
         from_json(text.replace('["test", "map"]', '["test"]'), "f.json")
+
+
+def test_json_says_which_points_were_left_out() -> None:
+    found = estimate(("a", "b"), [[7, 1], [2, 15]], [40.0, 60.0], pending=9)
+    assert json.loads(found.as_json())["skipped"] == []
+    text = replace(found, skipped=(0, 4), outside=3, sampling="simple").as_json()
+    back = from_json(text, "f.json")
+    assert (back.skipped, back.outside, back.sampling) == ((0, 4), 3, "simple")
+    assert back.as_json() == text
+    assert json.loads(exact(("a",), [[4]], [[1.0]]).as_json())["sampling"] is None
+    for right, wrong in (
+        ("[0, 4]", "[0]"), ("[0, 4]", "[0, 9.5]"), ("[0, 4]", "[0, -4]"), ('"simple"', '"odd"'),
+        ('"outside": 3', '"outside": -3'),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="do not fit together"):
+            from_json(text.replace(right, wrong), "f.json")
 
 
 def test_what_is_no_json_of_ours_is_refused(paper: AreaEstimates) -> None:

@@ -150,6 +150,42 @@ def test_points_that_nobody_has_interpreted_are_told_with_their_ids(run: Run) ->
     assert json.loads(run.paths.area_estimates.read_text("utf-8"))["pending"] == 25
 
 
+def test_points_that_were_skipped_are_told_with_the_classes_they_hit(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All but one point of a class left empty: that is no chance."""
+    _interpret(run.paths.sample)
+    with closing(sqlite3.connect(run.paths.sample)) as base:
+        mapped = [row[0] for row in base.execute("SELECT id FROM sample WHERE stratum = 2")]
+        base.execute(
+            "UPDATE sample SET reference = ' ' WHERE stratum = 2 AND id > ? OR id > 58",
+            (min(mapped),),
+        )
+        base.commit()
+    skipped = sorted(number for number in mapped if min(mapped) < number <= 58)
+    assert len(skipped) > 5
+    estimates = stages.assess(run, partial=True)
+    assert estimates.skipped == (0, 0, len(skipped))
+    assert estimates.pending == len({*skipped, 59, 60})
+    first = ", ".join(map(str, skipped[:5]))
+    assert f"{len(skipped)} points were skipped" in caplog.text
+    assert f"mapped as Water: {len(skipped)}; ids {first}, ..." in caplog.text
+    assert json.loads(run.paths.area_estimates.read_text("utf-8"))["skipped"] == [
+        0, 0, len(skipped),
+    ]  # fmt: skip
+    text = run.paths.area_estimates.read_text("utf-8")
+    assert area_estimates.from_json(text, "e.json").as_json() == text
+
+
+def test_a_sample_that_was_stopped_midway_has_no_skipped_points(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    _interpret(run.paths.sample, most=35)
+    assert stages.assess(run, partial=True).skipped == ()
+    assert "the last 25 of 60 points by id are not interpreted" in caplog.text
+    assert "skipped" not in caplog.text
+
+
 def test_unknown_classes_are_told_all_at_once(run: Run) -> None:
     _interpret(run.paths.sample)
     with closing(sqlite3.connect(run.paths.sample)) as base:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pipeline.class_rasters import (
 from pipeline.comparison import common_pixels
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import Window
+from pipeline.interpretation import InterpretedSample
 from pipeline.map_digest import maps_digest
 from pipeline.numerals import count, listed, plural
 from pipeline.publication import published
@@ -31,6 +33,8 @@ from pipeline.sample_draw import Read, SheetMap, check_pixel_areas, count_strata
 from pipeline.stages.sampling import SampleDesign, planned_sizes
 
 log = logging.getLogger(__name__)
+
+_SHOWN_IDS = 5
 
 _Targets = tuple[Path, Path] | None
 """JSON and CSV to write; None for none."""
@@ -178,12 +182,7 @@ def _assessed(
             "Fill `reference` of each in QGIS and save the layer"
             + ("; or leave them out with --partial." if done else "."),
         )
-    if pending:
-        log.warning(
-            "%s of %s points are not interpreted and are left out: right if chance left them out, "
-            "as where points were gone through by id and none was skipped",
-            count(pending), count(done + pending),
-        )  # fmt: skip
+    _tell_left_out(found)
     if found.unsure:
         unsure = plural(len(found.unsure), "point is", "points are")
         log.info("%s marked as unsure; they count like the others", unsure)
@@ -192,11 +191,43 @@ def _assessed(
         pixels=found.mapped_pixels, finite=finite, pending=pending,
     )  # fmt: skip
     estimates = replace(
-        estimates, sheets=sheets, splits=splits, maps=found.design.get("maps_digest", "")
-    )
+        estimates, sheets=sheets, splits=splits, maps=found.design.get("maps_digest", ""),
+        skipped=_skipped(found),
+    )  # fmt: skip
     _warn(estimates)
     _write(estimates, targets)
     return estimates
+
+
+def _skipped(found: InterpretedSample) -> tuple[int, ...]:
+    """Points of each stratum that were skipped; empty where none was."""
+    counts = Counter(found.skipped.values())
+    return tuple(counts[stratum] for stratum in range(len(found.names))) if counts else ()
+
+
+def _tell_left_out(found: InterpretedSample) -> None:
+    """Say which points are not interpreted, and whether chance can have left them out."""
+    ids, points = found.skipped, int(found.matrix.sum()) + len(found.unlabelled)
+    behind = len(found.unlabelled) - len(ids)
+    if behind:
+        log.warning(
+            "the last %s of %s points by id are not interpreted and are left out",
+            count(behind), count(points),
+        )  # fmt: skip
+    if not ids:
+        return
+    hit = [
+        f"mapped as {name}: {count(number)}"
+        for name, number in zip(found.names, _skipped(found), strict=True)
+        if number
+    ]
+    first = ", ".join(map(str, [*ids][:_SHOWN_IDS])) + ", ..." * (len(ids) > _SHOWN_IDS)
+    log.warning(
+        "%s: empty, though points with higher ids are interpreted (%s; ids %s). What is hard to "
+        "tell is not left out by chance: accuracies and areas may be wrong by more than their "
+        "intervals say. Interpret them, as unsure where it is so",
+        plural(len(ids), "point was skipped", "points were skipped"), ", ".join(hit), first,
+    )  # fmt: skip
 
 
 def _sheets(design: Mapping[str, str], sample: Path) -> list[str]:
