@@ -78,7 +78,7 @@ def common_pixels(before: PixelGrid, after: PixelGrid, names: tuple[str, str]) -
         raise InputError(
             f"{names[0]} and {names[1]} cannot be compared: {wrong[0]}, and nothing is resampled "
             "unasked.",
-            [f"{names[0]}: {_told(before)}", f"{names[1]}: {_told(after)}"],
+            [f"{names[0]}: {before}", f"{names[1]}: {after}"],
             "Bring the second one's orthophoto to the pixels of the first and map it again "
             f"(gdalwarp -r cubic{system} -tr {across:.12g} {down:.12g} -te {bounds}), or give the "
             "sheets places of their own.",
@@ -88,7 +88,7 @@ def common_pixels(before: PixelGrid, after: PixelGrid, names: tuple[str, str]) -
     if shared is None:
         raise InputError(
             f"{names[0]} and {names[1]} share no ground.",
-            [f"{names[0]}: {_told(before)}", f"{names[1]}: {_told(after)}"],
+            [f"{names[0]}: {before}", f"{names[1]}: {after}"],
             "Give the sheets places of their own.",
         )
     left, _, _, top = before.bounds_of(shared)
@@ -219,10 +219,3 @@ def _check_ids(ids: NDArray[np.int64], path: Path, classes: int) -> None:
 
 def _moved(part: Window, place: Window) -> Window:
     return part._replace(col=part.col + place.col, row=part.row + place.row)
-
-
-def _told(grid: PixelGrid) -> str:
-    return (
-        f"{grid.width} x {grid.height} pixels of {grid.pixel_width:.9g} x {grid.pixel_height:.9g} "
-        f"from ({grid.left:.12g}, {grid.top:.12g}) in {grid.crs}"
-    )

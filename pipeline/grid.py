@@ -86,6 +86,14 @@ class PixelGrid:
     width: int
     height: int
 
+    def __str__(self) -> str:
+        """The grid as messages name it."""
+        return (
+            f"{self.width} x {self.height} pixels of {self.pixel_width:.9g} x "
+            f"{self.pixel_height:.9g} from ({self.left:.12g}, {self.top:.12g}) in "
+            f"{self.crs or 'no coordinate system'}"
+        )
+
     @property
     def window(self) -> Window:
         """All pixels."""

@@ -519,8 +519,14 @@ def test_a_run_takes_the_cleaned_maps_and_the_confidence_that_are_asked_for(
     expected = [[255, 0, 0, 4], [0, 0, 4, 4], [255, 4, 4, 4]]
     assert _pixels(run.paths.change_map("hill", 2005, 2010)).tolist() == expected
     _raster(run.paths.confidence("new"), np.full((1, 4), 80, np.uint8))
-    with pytest.raises(InputError, match=r"new\.confidence\.tif: has other pixels than the map"):
+    with pytest.raises(
+        InputError, match=r"new\.confidence\.tif: has other pixels than the map"
+    ) as wrong:
         stages.change_map(asked, "hill", "2005", "2010")
+    assert wrong.value.items == (
+        "confidence: 4 x 1 pixels of 20 x 10 from (700000, 4400000) in EPSG:25830",
+        "map: 4 x 3 pixels of 20 x 10 from (700000, 4400000) in EPSG:25830",
+    )
 
 
 def test_the_report_has_the_largest_changes_and_the_balance(run: stages.Run) -> None:

@@ -82,3 +82,10 @@ def test_parts_cover_each_pixel_once(window: Window, width: int, height: int) ->
 def test_parts_have_pixels(width: int, height: int) -> None:
     with pytest.raises(ValueError, match="sizes are positive"):
         list(split(Window(0, 0, 4, 4), width, height))
+
+
+def test_a_grid_reads_as_people_say_it() -> None:
+    sheet = PixelGrid("EPSG:25830", 700_000.25, 4_400_000.0, 0.5, 0.25, 400, 300)
+    assert str(sheet) == "400 x 300 pixels of 0.5 x 0.25 from (700000.25, 4400000) in EPSG:25830"
+    assert f"{sheet}" == str(sheet)
+    assert repr(sheet).startswith("PixelGrid(")  # for programmers

@@ -338,6 +338,10 @@ def test_any_maps_are_sampled(tmp_path: Path) -> None:
         stages.sample_maps(maps, photos[:1], out)
     with pytest.raises(InputError, match="other pixels than their orthophotos") as caught:
         stages.sample_maps(maps, photos[::-1], out)
+    assert caught.value.items[0] == (
+        f"{maps[0]}: 600 x 530 pixels of 0.5 x 0.5 from (700000, 4400000) in EPSG:25830; "
+        f"{photos[1]}: 520 x 540 pixels of 0.5 x 0.5 from (700200, 4399950) in EPSG:25830"
+    )
     assert len(caught.value.items) == 2
     with pytest.raises(SettingsError, match="names of their files"):
         stages.sample_maps([maps[0], photos[0]], [], out, chips=False)
