@@ -420,10 +420,23 @@ def test_the_command_prints_hectares_and_per_cent(
         ["--config", "a.yaml", "--out", "b.json"],
     ],
 )  # fmt: skip
-def test_options_that_do_not_go_together_are_told(options: list[str]) -> None:
+def test_options_that_do_not_go_together_are_refused(options: list[str]) -> None:
     answer = CliRunner().invoke(cli.app, ["assess", *options])
     assert isinstance(answer.exception, SettingsError)
     assert isinstance(answer.exception, TeselaError)
+
+
+@pytest.mark.parametrize(
+    "files", [["--config", "a"], ["--sample", "a"], ["--map", "a", "--reference", "b"]]
+)
+@pytest.mark.parametrize(
+    "option", [["--allocation", "equal"], ["--minimum", "50"], ["--seed", "0"]], ids=" ".join
+)
+def test_options_of_a_drawing_ask_for_its_size(files: list[str], option: list[str]) -> None:
+    answer = CliRunner().invoke(cli.app, ["assess", *files, *option])
+    assert isinstance(answer.exception, SettingsError)
+    assert option[0] in str(answer.exception)
+    assert "--size" in str(answer.exception)
 
 
 # Whether the intervals hold

@@ -10,6 +10,7 @@ import typer
 from pipeline import progress
 from pipeline.cli.options import Config, Sheet, Threads, app, opened_run
 from pipeline.errors import SettingsError
+from pipeline.numerals import listed
 from pipeline.sample_design import Rule
 
 
@@ -227,9 +228,17 @@ def assess(
         int | None,
         typer.Option(min=1, help="Draw so many points of --map too: what they would have said."),
     ] = None,
-    allocation: Annotated[Rule, typer.Option(help="Of these points, as in `sample`.")] = "neyman",
-    minimum: Annotated[int, typer.Option(min=0, help="Of these points in each class.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of these points.")] = 0,
+    allocation: Annotated[
+        Rule | None,
+        typer.Option(help="Of these points, as in `sample`.", show_default="neyman"),
+    ] = None,
+    minimum: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of these points in each class.", show_default="50"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of these points.", show_default="0")
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Accuracies and areas with 95 % intervals, from a sample that was interpreted.
@@ -251,12 +260,23 @@ def assess(
         raise SettingsError(
             "assess: asks for one of --config, --sample, or --map with --reference."
         )
+    drawing = {"--allocation": allocation, "--minimum": minimum, "--seed": seed}
+    unused = [option for option, value in drawing.items() if value is not None]
+    if size is None and unused:
+        raise SettingsError(
+            f"assess: {listed(unused)} {'is' if len(unused) == 1 else 'are'} of the points that "
+            "--size draws; say how many, too."
+        )
     if map_file is not None and reference is not None:
         if partial or finite:
             raise SettingsError("assess: --partial and --finite are of interpreted samples.")
         from pipeline import stages as functions
 
-        design = functions.SampleDesign(size, rule=allocation, minimum=minimum, seed=seed)
+        usual = functions.SampleDesign()
+        design = functions.SampleDesign(
+            size, rule=allocation or usual.rule,
+            minimum=usual.minimum if minimum is None else minimum, seed=seed or usual.seed,
+        )  # fmt: skip
         found = functions.assess_reference(
             map_file, reference, out,
             classes=nomenclature, design=design if size else None, threads=threads,
