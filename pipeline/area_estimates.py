@@ -69,6 +69,8 @@ class AreaEstimates:
             map; empty where there are none.
         outside: Points on no mapped pixel, which nothing is said of.
         sampling: How the points were drawn; None of a full reference.
+        interpretation: Fingerprint of what was seen at the points
+            (:func:`pipeline.sample_files.interpretation_digest`); empty where it is not known.
     """
 
     names: tuple[str, ...]
@@ -86,6 +88,7 @@ class AreaEstimates:
     skipped: tuple[int, ...] = ()
     outside: int = 0
     sampling: Sampling | None = None
+    interpretation: str = ""
 
     @property
     def total_m2(self) -> float:
@@ -188,6 +191,7 @@ class AreaEstimates:
             "sheets": list(self.sheets),
             "splits": list(self.splits),
             "maps": self.maps,
+            "interpretation": self.interpretation,
             "total_area_m2": self.total_m2,
             "classes": list(self.names),
             "order": "row = map, column = reference",
@@ -399,6 +403,9 @@ def from_json(text: str, source: str) -> AreaEstimates:
         sheets, splits = (_names(content.get(key, [])) for key in ("sheets", "splits"))
         if not isinstance(maps, str) or (splits and len(splits) != len(sheets)):
             raise TypeError("each sheet has a split, and their maps a fingerprint")
+        interpretation = content.get("interpretation", "")
+        if not isinstance(interpretation, str):
+            raise TypeError("what was seen at the points has a fingerprint")
         skipped, outside = content.get("skipped", []), content.get("outside", 0)
         if not isinstance(skipped, list) or not all(map(_is_count, [*skipped, outside])):
             raise TypeError("points that were left out are whole numbers")
@@ -421,6 +428,7 @@ def from_json(text: str, source: str) -> AreaEstimates:
         return replace(
             estimates, sheets=sheets, splits=splits, maps=maps,
             skipped=tuple(skipped), outside=outside, sampling=sampling,
+            interpretation=interpretation,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(

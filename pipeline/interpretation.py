@@ -51,6 +51,7 @@ class InterpretedSample:
             whoever goes through a sample by id and stops has skipped none.
         unsure: Ids of the interpreted points that are marked as unsure.
         design: How it was drawn: rule, seed, maps.
+        digest: Fingerprint of what was seen (:func:`pipeline.sample_files.interpretation_digest`).
     """
 
     strata: tuple[Stratum, ...]
@@ -59,6 +60,7 @@ class InterpretedSample:
     skipped: Mapping[int, int]
     unsure: tuple[int, ...]
     design: Mapping[str, str]
+    digest: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

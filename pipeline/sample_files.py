@@ -11,8 +11,9 @@ import hashlib
 import re
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,27 @@ def read_sample(path: Path) -> InterpretedSample:
         rows = [
             dict(zip(_COLUMNS[LAYER], row, strict=True)) for row in base.execute(_selected(LAYER))
         ]
-    return interpreted(rows, drawn, strata, design, str(path))
+    digest = _digest((row["id"], row["reference"], row["certainty"]) for row in rows)
+    return replace(interpreted(rows, drawn, strata, design, str(path)), digest=digest)
+
+
+def interpretation_digest(path: Path) -> str:
+    """Fingerprint of what is interpreted in a sample, to tell whether it was edited since.
+
+    It is of the ids, classes and certainties as they are written, whether they can be used or not;
+    comments and the name of the interpreter do not matter.
+
+    Args:
+        path: A GeoPackage of :func:`write_sample`.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        InputError: If it is none.
+    """
+    with _opened(path) as base:
+        return _digest(base.execute(f"SELECT id, reference, certainty FROM {LAYER}"))
 
 
 def check_replaceable(path: Path, overwrite: bool = False) -> None:
@@ -290,6 +311,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             remedy="Close it in QGIS, or copy it again; its folder must be writable while it is "
             "open there.",
         ) from error
+
+
+def _digest(rows: Iterable[Sequence[Any]]) -> str:
+    """Of rows in any order; NULL and nothing are the same."""
+    told = sorted(repr(["" if value is None else value for value in row]) for row in rows)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def _missing(base: sqlite3.Connection) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import cli, config, geotiff, publication, stages, styles
+from pipeline import area_estimates, cli, config, geotiff, publication, stages, styles
 from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, OutputError, SettingsError, TeselaError
@@ -30,7 +30,7 @@ from pipeline.own_ground import _earlier, own_ground
 from pipeline.run import Run
 from pipeline.sample_chips import DETAIL, ZOOM
 from pipeline.sample_draw import SheetMap
-from pipeline.sample_files import chips_folders, read_sample
+from pipeline.sample_files import chips_folders, interpretation_digest, read_sample
 from pipeline.stages import SampleDesign
 
 NAMES, COLORS = (
@@ -112,6 +112,16 @@ def population() -> dict[tuple[float, float], int]:
             if value != IGNORE and place not in found:
                 found[place] = int(value)
     return found
+
+
+def fill(sample: Path, statement: str) -> None:
+    """Change points; the index of their geometries is nothing that plain SQLite knows."""
+    with closing(sqlite3.connect(sample)) as base:
+        names = base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for (name,) in names:
+            base.execute(f'DROP TRIGGER "{name}"')
+        base.execute(statement)
+        base.commit()
 
 
 def test_a_run_is_sampled_with_all_that_belongs_to_it(run: Run, tmp_path: Path) -> None:
@@ -200,12 +210,7 @@ def test_the_runs_own_matrix_says_how_sure_the_classes_are(run: Run) -> None:
 def test_a_sample_that_somebody_has_begun_is_kept(run: Run) -> None:
     stages.sample(run, PLAN, chips=False)
     frame = geopandas.read_file(run.paths.sample, layer="sample")
-    with closing(sqlite3.connect(run.paths.sample)) as base:
-        names = base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in names:
-            base.execute(f'DROP TRIGGER "{name}"')
-        base.execute("UPDATE sample SET reference = 'Water' WHERE id IN (4, 17)")
-        base.commit()
+    fill(run.paths.sample, "UPDATE sample SET reference = 'Water' WHERE id IN (4, 17)")
     before = run.paths.sample.read_bytes()
     with pytest.raises(OutputError, match="for 2 points would be lost"):
         stages.sample(run, PLAN)
@@ -410,6 +415,19 @@ def test_estimates_of_a_sample_that_is_replaced_are_removed(run: Run) -> None:
     assert all(path.exists() for path in stale)
     stages.sample(run, PLAN, chips=False, overwrite=True)
     assert not any(path.exists() for path in stale)
+
+
+def test_estimates_say_which_interpretation_they_are_of(run: Run) -> None:
+    stages.sample(run, PLAN, chips=False)
+    fill(run.paths.sample, "UPDATE sample SET reference = 'Water'")
+    estimates = stages.assess(run)
+    text = run.paths.area_estimates.read_text("utf-8")
+    assert json.loads(text)["interpretation"] == interpretation_digest(run.paths.sample)
+    assert area_estimates.from_json(text, "it").interpretation == estimates.interpretation != ""
+    old = {key: value for key, value in json.loads(text).items() if key != "interpretation"}
+    assert area_estimates.from_json(json.dumps(old), "it").interpretation == ""
+    fill(run.paths.sample, "UPDATE sample SET reference = 'Forest' WHERE id = 1")
+    assert interpretation_digest(run.paths.sample) != estimates.interpretation
 
 
 def write_ids(path: Path, ids: NDArray[np.uint8], grid: PixelGrid) -> Path:

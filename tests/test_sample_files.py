@@ -24,6 +24,7 @@ from pipeline.sample_files import (
     chip_name,
     filled_points,
     in_one_system,
+    interpretation_digest,
     read_sample,
     write_sample,
 )
@@ -137,6 +138,31 @@ def test_what_was_seen_is_counted_by_stratum(sample: Path) -> None:
     assert found.sampled.tolist() == [2, 2, 1, 0]
     assert found.design["seed"] == "7"
     assert filled_points(sample) == 5  # point 4 says how certain it is
+
+
+def test_the_digest_is_of_what_is_interpreted_and_of_nothing_else(sample: Path) -> None:
+    interpreted(sample, p1="Water", p2="Road")
+    first = read_sample(sample).digest
+    assert len(first) == 16
+    assert interpretation_digest(sample) == first
+    change(
+        sample,
+        "UPDATE sample SET comment = 'looked twice', interpreter = 'me'",
+        "UPDATE sample SET certainty = '' WHERE id = 4",  # QGIS's empty is no word either
+    )
+    assert interpretation_digest(sample) == first
+    found = {first}
+    for statement in (
+        "UPDATE sample SET reference = 'Water' WHERE id = 2",
+        "UPDATE sample SET certainty = 'unsure' WHERE id = 2",
+        "UPDATE sample SET reference = NULL WHERE id = 1",
+        "UPDATE sample SET reference = 'Water' WHERE id = 3",  # another point than before
+        "UPDATE sample SET reference = 'no class at all' WHERE id = 3",
+        "DELETE FROM sample WHERE id = 5",
+    ):
+        change(sample, statement)
+        found.add(interpretation_digest(sample))
+    assert len(found) == 7
 
 
 def test_two_names_that_differ_by_case_alone_stay_apart(tmp_path: Path) -> None:

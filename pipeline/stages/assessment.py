@@ -192,7 +192,7 @@ def _assessed(
     )  # fmt: skip
     estimates = replace(
         estimates, sheets=sheets, splits=splits, maps=found.design.get("maps_digest", ""),
-        skipped=_skipped(found),
+        skipped=_skipped(found), interpretation=found.digest,
     )  # fmt: skip
     _warn(estimates)
     _write(estimates, targets)
