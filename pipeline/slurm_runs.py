@@ -9,35 +9,17 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from pipeline.heartbeats import has_ended, this_process
 from pipeline.paths import RunPaths
 from pipeline.publication import write_text
+from pipeline.snakemake_start import Workflow
 
 _SLURM = "snakemake_executor_plugin_slurm"
 _SECONDS = 60.0
 _HERE = ("host", "processes")
 _FAILURES = (OSError, subprocess.SubprocessError)
-
-
-class Executor(Protocol):
-    """What submits jobs."""
-
-    run_uuid: str
-    logger: logging.Logger
-
-
-class Scheduler(Protocol):
-    """What tells the executor which job is next."""
-
-    _executor: Executor
-
-
-class Workflow(Protocol):
-    """What Snakemake gives to its hooks: in ``onstart``, no job is submitted yet."""
-
-    scheduler: Scheduler
 
 
 def job_prefix(run: Path) -> str:

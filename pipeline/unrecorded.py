@@ -2,64 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from pipeline.snakemake_start import PlannedWorkflow
 
 _MOST = 10
 
 
-class Executor(Protocol):
-    """What runs or submits jobs."""
-
-    logger: logging.Logger
-
-
-class Scheduler(Protocol):
-    """What tells the executor which job is next."""
-
-    _executor: Executor
-
-
-class Rule(Protocol):
-    """What a job is of."""
-
-    name: str
-
-
-class Job(Protocol):
-    """One of the workflow's."""
-
-    rule: Rule
-    output: Sequence[str]
-
-
-class Reason(Protocol):
-    """What Snakemake has found out about a job."""
-
-    no_metadata: bool
-
-
-class Dag(Protocol):
-    """All jobs of a start, those too that have nothing to do."""
-
-    jobs: Iterable[Job]
-
-    def needrun(self, job: Job) -> bool:
-        """Whether the job has something to do."""
-
-    def reason(self, job: Job) -> Reason:
-        """Why, or why not."""
-
-
-class Workflow(Protocol):
-    """What Snakemake gives to ``onstart``: it has looked at all outputs."""
-
-    scheduler: Scheduler
-    dag: Dag
-
-
-def warn(workflow: Workflow) -> None:
+def warn(workflow: PlannedWorkflow) -> None:
     """Name the outputs that would stay although the settings are changed.
 
     They were finished while no Snakemake was there to note by which settings: by SLURM after

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.slurm_runs import Executor, Scheduler, begin, end_orphans, finish, job_prefix
+from pipeline.slurm_runs import begin, end_orphans, finish, job_prefix
+from pipeline.snakemake_start import Executor, Scheduler
 
 RUN = Path("run/a")
 
