@@ -245,11 +245,86 @@ def test_a_class_of_one_block_has_no_bounds_and_an_absent_one_no_score() -> None
     assert found.producers[1].value == 1.0
     assert math.isnan(found.producers[1].low)
     assert math.isnan(found.iou[1].high)
-    assert found.users[1].low < found.users[1].value < found.users[1].high, "mapped in all blocks"
+    assert math.isnan(found.users[1].low), "mapped in all blocks, but right in one"
     assert math.isnan(found.iou[2].value)
-    # Draws without the rare class are draws of another mean: 1 is its producer's accuracy, and
-    # without it the mean would be that of the first class alone.
+    assert found.class_blocks == (20, 1, 0)
+
+
+def test_draws_without_a_class_are_draws_of_another_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 is the rare class's producer's accuracy; without it the mean would be of the first."""
+    monkeypatch.setattr(bootstrap, "FEWEST_BLOCKS", 1)
+    counts = np.zeros((20, 3, 3), np.int64)
+    counts[:, 0, 0] = np.arange(20) + 50
+    counts[:, 0, 1] = 5
+    counts[4, 1, 1] = 30
+    found = intervals([blocks(counts)], draws=500)
     assert found.balanced_accuracy.low > (1 + found.producers[0].low) / 2 - 0.01
+
+
+MEANS = ("balanced_accuracy", "mean_iou", "mean_f1")
+
+
+def rare_blocks(*numbers: int, size: int = 36) -> BlockMatrices:
+    """Classes in the first so many blocks of equally many pixels, mostly right; the last fills."""
+    names = (*(f"class {n}" for n in range(len(numbers))), "rest")
+    counts = np.zeros((size, len(names), len(names)), np.int64)
+    random = np.random.default_rng(size)
+    for number, among in enumerate(numbers):
+        right = random.integers(50, 90, among)
+        counts[:among, number, number] = right
+        counts[:among, number, -1] = 100 - right
+    counts[:, -1, -1] = 1000 - counts.sum(axis=(1, 2))
+    return blocks(counts, names=names)
+
+
+@pytest.mark.parametrize(("number", "bounded"), [(8, False), (9, False), (10, True), (36, True)])
+def test_means_have_bounds_where_every_class_may_have_them(number: int, bounded: bool) -> None:
+    """A mean over classes hangs on the class of the fewest blocks as much as on any other."""
+    part = rare_blocks(30, number)
+    other = rare_blocks(30, number)
+    other.counts[:, 0] = other.counts[:, 0, [2, 1, 0]]
+    for found in (intervals([part], draws=200), differences([part], [other], draws=200)):
+        for key in MEANS:
+            assert not math.isnan(getattr(found, key).value)
+            assert math.isnan(getattr(found, key).low) is not bounded, key
+            assert math.isnan(getattr(found, key).high) is not bounded, key
+        for key in ("overall_accuracy", "kappa", "frequency_weighted_iou"):
+            assert not math.isnan(getattr(found, key).low), key
+        assert math.isnan(found.iou[1].low) is not bounded
+        assert found.class_blocks == (30, number, 36)
+        assert found.sparse == (() if bounded else (("class 1", number),))
+
+
+def test_means_without_bounds_say_why() -> None:
+    told = intervals([rare_blocks(8, 30, 7)], draws=200).as_dict()
+    assert told["unbounded"] is None
+    assert told["unbounded_means"] == (
+        "a mean over classes takes 10 blocks of ground with each class, and there are 8 with "
+        "class 0 and 7 with class 2"
+    )
+    assert [entry["blocks"] for entry in told["classes"]] == [8, 30, 7, 36]
+    full = intervals([rare_blocks(20, 30)], draws=200).as_dict()
+    assert full["unbounded_means"] is None
+    few = intervals([random_blocks(9)], draws=200)
+    assert few.unbounded_means == few.unbounded
+    assert few.as_dict()["unbounded_means"] == few.unbounded
+
+
+def test_a_class_that_the_ground_lacks_takes_no_bounds_from_means() -> None:
+    counts = random_blocks(30).counts.copy()
+    counts[:, 2] = 0
+    found = intervals([blocks(counts)], draws=200)
+    assert found.mean_iou.low < found.mean_iou.value < found.mean_iou.high
+    assert found.sparse == ()
+
+
+def test_what_is_right_in_few_blocks_has_no_bounds_of_users_accuracy() -> None:
+    """Mapped everywhere, but in the reference in 8 blocks: all that is right lies in those."""
+    counts = rare_blocks(8, 30).counts.copy()
+    counts[:, 2, 0] = 20
+    found = intervals([blocks(counts, names=("class 0", "class 1", "rest"))], draws=200)
+    assert math.isnan(found.users[0].low)
+    assert not math.isnan(found.users[1].low)
 
 
 @pytest.mark.parametrize(("number", "bounded"), [(9, False), (10, True)])
