@@ -31,7 +31,7 @@ from pipeline.run import Run
 from pipeline.sample_chips import DETAIL, ZOOM
 from pipeline.sample_draw import SheetMap
 from pipeline.sample_files import chips_folders, interpretation_digest, read_sample
-from pipeline.stages import SampleDesign
+from pipeline.stages import SampleDesign, sampling
 
 NAMES, COLORS = (
     ("Forest", "Built-up", "Water", "Road"),
@@ -357,6 +357,115 @@ def test_any_maps_are_sampled(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="other things in them"):
         stages.sample_maps(maps, photos, out, SampleDesign(12, minimum=3, seed=1))
     assert (chips / "crisps.txt").read_text() == "mine"
+
+
+def bad_orthophoto(path: Path, sheet: str, shape: tuple[int, str]) -> Path:
+    """An orthophoto of so many bands of some type, on the pixels of a sheet."""
+    bands, kind = shape
+    grid = GRIDS[sheet]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=grid.width, height=grid.height, count=bands, dtype=kind,
+        crs=grid.crs, transform=rasterio.Affine(*grid.geotransform),
+    ) as target:  # fmt: skip
+        target.write(np.ones((bands, grid.height, grid.width), kind))
+    return path
+
+
+def never_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(*args: object) -> None:
+        raise AssertionError(args)
+
+    monkeypatch.setattr(sampling, "count_strata", counted)
+
+
+def test_all_files_that_cannot_be_used_are_told_before_any_pixel_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_counted(monkeypatch)
+    good = write_map(tmp_path / "west.tif", "west")
+    strange = write_map(tmp_path / "strange.tif", "east", tag="b")
+    strange.rename(tmp_path / "unnamed.tif")  # without its side file
+    thin = bad_orthophoto(tmp_path / "thin.tif", "west", (1, "uint8"))
+    deep = bad_orthophoto(tmp_path / "deep.tif", "east", (3, "uint16"))
+    out = tmp_path / "new" / "out" / "sample.gpkg"
+    with pytest.raises(InputError) as caught:
+        stages.sample_maps([good], [thin], out, PLAN)
+    assert str(caught.value).startswith(f"orthophoto {thin}: cannot be used.")
+    assert not out.parent.parent.exists()
+    maps = [good, tmp_path / "unnamed.tif", tmp_path / "nope.tif", tmp_path / "nope2.tif"]
+    with pytest.raises(InputError) as caught:
+        stages.sample_maps(maps, [thin, deep, tmp_path / "no.tif", tmp_path / "no2.tif"], out, PLAN)
+    told = "\n".join([caught.value.what, *caught.value.items])
+    for path in (*maps[1:], thin, deep, tmp_path / "no.tif", tmp_path / "no2.tif"):
+        assert str(path) in told
+    assert "7 files cannot be used." in told
+    assert "1 band of imagery" in told
+    assert "uint16, not 8-bit" in told
+    assert "does not say the names and colours of its classes" in told
+    words = write_map(tmp_path / "words.tif", "west")
+    with rasterio.open(words) as source:
+        profile, ids = source.profile, source.read()
+    with rasterio.open(words, "w", **{**profile, "dtype": "uint16", "nodata": 65535}) as target:
+        target.write(ids.astype(np.uint16))
+    with pytest.raises(InputError, match="its pixels are uint16"):
+        stages.sample_maps([words], [], out, PLAN, chips=False)
+    assert not out.parent.parent.exists()
+
+
+def test_all_maps_without_names_of_classes_are_told(tmp_path: Path) -> None:
+    maps = [write_map(tmp_path / f"{sheet}.tif", sheet) for sheet in GRIDS]
+    for path in maps:
+        sidecars(path)[0].unlink()
+    out = tmp_path / "out" / "sample.gpkg"
+    with pytest.raises(InputError, match=r"^2 files cannot be used") as caught:
+        stages.sample_maps(maps, [], out, PLAN, chips=False)
+    assert [sum(str(path) in item for item in caught.value.items) for path in maps] == [2, 2]
+    assert caught.value.remedy.count("--nomenclature") == 1
+    (tmp_path / "classes.yaml").write_text(NOMENCLATURE, "utf-8")
+    with pytest.raises(InputError, match=r"^2 files cannot be used") as caught:
+        stages.sample_maps(
+            maps, [], out, PLAN, classes=tmp_path / "classes.yaml", chips=False
+        )  # fmt: skip
+    assert sum("was made with another nomenclature" in item for item in caught.value.items) == 2
+
+
+def test_all_that_is_wrong_with_the_sheets_of_a_run_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_counted(monkeypatch)
+    with pytest.raises(SettingsError, match="there are no sheets 'scene_9' and 'north'") as unknown:
+        stages.sample(run, PLAN, ["scene_9", "west", "north"])
+    assert unknown.value.items == ("sheets: west, east",)
+    write_map(run.paths.land_cover_map("east"), "east", "another")
+    thin = bad_orthophoto(run.sheet("west").orthophoto, "west", (1, "uint8"))
+    with pytest.raises(InputError, match=r"^2 files cannot be used") as caught:
+        stages.sample(run, PLAN)
+    told = "\n".join(caught.value.items)
+    assert f"orthophoto {thin}: cannot be used." in told
+    assert f"{run.paths.land_cover_map('east')}: was made with another nomenclature" in told
+    assert not run.paths.sample.parent.exists()
+
+
+def test_a_sample_that_fails_on_its_way_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, photos = [write_map(tmp_path / "west.tif", "west")], [tmp_path / "photo.tif"]
+    write_orthophoto(photos[0], "west")
+    out = tmp_path / "new" / "out" / "sample.gpkg"
+
+    def damaged(*args: object) -> None:
+        raise InputError("damaged")
+
+    monkeypatch.setattr(sampling, "_write_chips", damaged)
+    with pytest.raises(InputError, match="damaged"):
+        stages.sample_maps(maps, photos, out, PLAN)
+    assert not out.parent.parent.exists()
+    out.parent.mkdir(parents=True)
+    (out.parent / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="damaged"):
+        stages.sample_maps(maps, photos, out, PLAN)
+    assert [path.name for path in out.parent.iterdir()] == ["notes.txt"]
 
 
 def test_people_are_told_what_was_drawn_and_what_to_do(

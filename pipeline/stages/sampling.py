@@ -6,7 +6,8 @@ import json
 import logging
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from pipeline.class_rasters import (
     masked_bytes,
     read_legend,
 )
-from pipeline.errors import InputError, SettingsError
+from pipeline.errors import InputError, Problems, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
-from pipeline.numerals import count, percent
+from pipeline.nomenclature import Nomenclature
+from pipeline.numerals import count, listed, percent
 from pipeline.own_ground import own_ground
 from pipeline.paths import link
 from pipeline.publication import published
@@ -37,7 +39,7 @@ from pipeline.sample_draw import (
     count_strata,
     draw,
 )
-from pipeline.sheets import comparisons
+from pipeline.sheets import Sheet, comparisons
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +125,13 @@ def sample(
         configs: The files of the run's settings, to tell how to assess the sample.
 
     Raises:
-        SettingsError: If there is no such sheet, sheets show a place in several years, or the
+        SettingsError: If there are no such sheets, sheets show a place in several years, or the
             points are too few.
-        InputError: If a map is missing, or their pixels do not cover as much ground.
+        InputError: If maps are missing, or with all maps and orthophotos that cannot be used,
+            before anything is counted; if their pixels do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
-    chosen = {name: run.sheet(name) for name in sheets} or run.sheets
+    chosen = _chosen(run, sheets)
     years = comparisons(chosen)
     if years:
         raise SettingsError(
@@ -145,15 +148,14 @@ def sample(
             missing,
             "Map them first, or name those that are mapped with --sheets.",
         )
-    sources = [
-        _Source(
-            name, rasters[name], sheet.orthophoto if chips else None,
-            geotiff.read_grid(sheet.orthophoto),
-        )
-        for name, sheet in chosen.items()
-    ]  # fmt: skip
-    for source in sources:
-        class_raster(source.raster, source.grid, known).close()
+    problems, sources = Problems(), []
+    for name, sheet in chosen.items():
+        grid = problems.tried(_image_grid if chips else geotiff.read_grid, sheet.orthophoto)
+        if grid is not None:
+            problems.tried(_check_map, rasters[name], grid, known)
+            photo = sheet.orthophoto if chips else None
+            sources.append(_Source(name, rasters[name], photo, grid))
+    problems.check("files cannot be used.")
     classes = _Classes(known.names, known.colors, known.fingerprint)
     told = " ".join(f"--config {shlex.quote(str(path))}" for path in configs) or "--config SETTINGS"
     out = _Output(
@@ -188,8 +190,9 @@ def sample_maps(
 
     Raises:
         SettingsError: If maps and orthophotos are not as many, or the points are too few.
-        InputError: If the maps have other classes than each other, other pixels than their
-            orthophotos, or pixels that do not cover as much ground.
+        InputError: With all maps and orthophotos that cannot be used, before anything is counted.
+            If the maps have other classes than each other, other pixels than their orthophotos, or
+            pixels that do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
     if chips and len(orthophotos) != len(maps):
@@ -205,24 +208,27 @@ def sample_maps(
             [str(path) for path in maps if path.stem in doubled],
             "Rename them, or leave out those that are named twice.",
         )
-    sources = [
-        _Source(path.stem, path, orthophotos[i] if chips else None, geotiff.read_grid(path))
-        for i, path in enumerate(maps)
-    ]
-    other = [
-        f"{source.raster}: {source.grid}; {source.orthophoto}: {grid}"
-        for source in sources
-        if source.orthophoto is not None
-        and not (grid := geotiff.read_grid(source.orthophoto)).same_pixels(source.grid)
-    ]
+    problems, other = Problems(), []
+    sources = []
+    for i, path in enumerate(maps):
+        grid = problems.tried(_map_grid, path)
+        photo = orthophotos[i] if chips else None
+        image = problems.tried(_image_grid, photo) if photo is not None else None
+        if grid is not None:
+            sources.append(_Source(path.stem, path, photo, grid))
+        if grid is not None and image is not None and not image.same_pixels(grid):
+            other.append(f"{path}: {grid}; {photo}: {image}")
     if other:
-        raise InputError(
-            "Maps have other pixels than their orthophotos.",
-            other,
-            "Name the orthophoto that each was made from, in the order of the maps.",
+        problems.found(
+            InputError(
+                "Maps have other pixels than their orthophotos.",
+                other,
+                "Name the orthophoto that each was made from, in the order of the maps.",
+            )
         )
+    legend = _legend([source.raster for source in sources], classes, problems)
     output = _Output(out, chips, overwrite, threads, f"--sample {shlex.quote(str(out))}")
-    _sampled(sources, _legend(maps, classes), design or SampleDesign(), None, output)
+    _sampled(sources, legend, design or SampleDesign(), None, output)
 
 
 def planned_sizes(
@@ -266,8 +272,40 @@ def _matrix(run: Run) -> NDArray[np.int64] | None:
     return total
 
 
-def _legend(maps: Sequence[Path], chosen: Path | None) -> _Classes:
-    """Classes of maps that must all have the same."""
+def _chosen(run: Run, names: Sequence[str]) -> dict[str, Sheet]:
+    """Sheets of a run by name; all where none is named."""
+    unknown = [name for name in dict.fromkeys(names) if name not in run.sheets]
+    if len(unknown) > 1:
+        raise SettingsError(
+            f"{run.settings.sheets}: there are no sheets {listed([*map(repr, unknown)])}.",
+            [f"sheets: {', '.join(run.sheets)}"],
+        )
+    return {name: run.sheet(name) for name in names} or run.sheets
+
+
+def _image_grid(orthophoto: Path) -> PixelGrid:
+    """Pixels of an orthophoto that chips can be made of."""
+    return geotiff.read_orthophoto(orthophoto).grid
+
+
+def _map_grid(path: Path) -> PixelGrid:
+    """Pixels of a class map, whose values are checked to be bytes."""
+    with geotiff.RasterReader(path, [1]) as reader:
+        masked_bytes(reader)
+    return geotiff.read_grid(path)
+
+
+def _check_map(path: Path, grid: PixelGrid, classes: Nomenclature) -> None:
+    with class_raster(path, grid, classes) as reader:
+        masked_bytes(reader)
+
+
+def _legend(maps: Sequence[Path], chosen: Path | None, problems: Problems) -> _Classes:
+    """Classes of maps that must all have the same.
+
+    Raises:
+        InputError: If they have not; or with the problems that there are, and those of the legends.
+    """
     made_with = []
     for path in maps:
         with geotiff.RasterReader(path, [1]) as reader:
@@ -276,9 +314,12 @@ def _legend(maps: Sequence[Path], chosen: Path | None) -> _Classes:
         known = nomenclature.parse(config.read_yaml(chosen), str(chosen))
         for path, fingerprint in zip(maps, made_with, strict=True):
             if fingerprint:  # maps of others have none: whoever names the classes vouches for them
-                check_nomenclature(fingerprint, path, known)
+                problems.tried(check_nomenclature, fingerprint, path, known)
+        problems.check("files cannot be used.")
         return _Classes(known.names, known.colors, known.fingerprint)
-    legends = [read_legend(path) for path in maps]
+    found = [problems.tried(read_legend, path) for path in maps]
+    problems.check("files cannot be used.")
+    legends = [legend for legend in found if legend is not None]
     if len({names for names, _ in legends}) > 1 or len(set(made_with)) > 1:
         raise InputError(
             "The maps have other classes than each other.",
@@ -334,7 +375,10 @@ def _sampled(
         )
     ]
     chips = out.file.parent / sample_files.chips_name(points) if out.chips else None
-    with published(out.file, *([chips] if chips else [])) as drafts:
+    with (
+        _no_empty_folder(out.file.parent),
+        published(out.file, *([chips] if chips else [])) as drafts,
+    ):
         name = chips.name if chips else None
         sample_files.write_sample(drafts[0], points, entries, crs, told, name)
         if chips:
@@ -348,6 +392,19 @@ def _sampled(
         if folder != chips:
             shutil.rmtree(folder)
     _tell(strata, sizes, users, design, classes, out)
+
+
+@contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove the folders that were made on the way to something that fails."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        for each in made:
+            with suppress(OSError):  # not made yet, or others have put something in
+                each.rmdir()
+        raise
 
 
 def _write_chips(
