@@ -14,6 +14,7 @@ from typing import Literal
 from pipeline.heartbeats import has_ended, this_process
 from pipeline.paths import RunPaths
 from pipeline.publication import write_text
+from pipeline.slurm_states import read_all
 from pipeline.snakemake_start import Workflow
 
 _SLURM = "snakemake_executor_plugin_slurm"
@@ -48,9 +49,11 @@ def begin(workflow: Workflow, run: Path) -> None:
 
     Raises:
         OutputError: If the file cannot be written.
+        SettingsError: If the executor is of a version whose jobs cannot be followed.
     """
     executor = workflow.scheduler._executor
     if type(executor).__module__ == _SLURM:
+        read_all(executor)
         write_text(RunPaths(run).start(executor.run_uuid), json.dumps(this_process()))
         executor.run_uuid = f"{job_prefix(run)}_{executor.run_uuid}"
 

@@ -78,6 +78,7 @@ ORDER = [
     "slurm_jobs",
     "heartbeats",
     "snakemake_start",
+    "slurm_states",
     "slurm_runs",
     "unrecorded",
     "slurm_accounting",

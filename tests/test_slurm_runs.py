@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -80,6 +81,8 @@ def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: _Log) -> _Wor
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("QUEUE", str(tmp_path / "queue"))
+    monkeypatch.setitem(sys.modules, _SlurmExecutor.__module__, ModuleType("plugin"))
+    monkeypatch.setattr(sys.modules[_SlurmExecutor.__module__], "query_job_status", None, False)
     monkeypatch.chdir(tmp_path)
     return _Workflow(_Scheduler(_SlurmExecutor(log)))
 
