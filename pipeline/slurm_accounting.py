@@ -160,7 +160,7 @@ def read_jobs(text: str, prefix: str) -> list[SlurmJob]:
         The jobs in the order of their submission.
 
     Raises:
-        NoAnswerError: If a line is not of these columns.
+        NoAnswerError: If a line is not of these columns, or a number is none.
     """
     found: list[tuple[dict[str, str], list[dict[str, str]]]] = []
     for record in _records(text):
@@ -173,7 +173,13 @@ def read_jobs(text: str, prefix: str) -> list[SlurmJob]:
     for record, steps in found:
         if not record["JobName"].startswith(prefix):
             continue
-        job = _job(record, steps)
+        try:
+            job = _job(record, steps)
+        except ValueError as error:
+            number = record["JobIDRaw"]
+            raise NoAnswerError(
+                f"`sacct` tells of job {number} what cannot be read ({error})"
+            ) from error
         # Where a requeued job keeps its first time of submission, its first start was no waiting.
         earlier = ended.get(job.number, -math.inf)
         if earlier > job.submitted:
@@ -229,7 +235,7 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
     submitted, started, ended = (_time(record[key]) for key in ("Submit", "Start", "End"))
     resources = dict(part.split("=", 1) for part in record["AllocTRES"].split(",") if "=" in part)
     nodes = int(record["NNodes"] or 1) or 1
-    asked = _megabytes(resources.get("mem", "")) or _megabytes(record["ReqMem"])
+    cpus = int(resources.get("cpu", 0))
     limit = record["TimelimitRaw"]
     group, rules, sheet = _purpose(record["SubmitLine"])
     # Such as "CANCELLED by 1000".
@@ -250,12 +256,28 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
         seconds=float(record["ElapsedRaw"] or 0),
         limit_seconds=60.0 * float(limit) if limit.isdigit() else math.nan,
         nodes=nodes,
-        cpus=int(resources.get("cpu", 0)),
+        cpus=cpus,
         gpus=_gpus(resources) or (_asked_gpus(record["SubmitLine"], nodes) if resources else 0),
         cpu_seconds=_clock(record["TotalCPU"]),
         memory_mb=_peak(steps),
-        asked_mb=asked / nodes if asked else math.nan,
+        asked_mb=_asked_mb(resources.get("mem", ""), record["ReqMem"], nodes, cpus),
     )
+
+
+def _asked_mb(allocated: str, asked: str, nodes: int, cpus: int) -> float:
+    """Memory of a node that was asked for; NaN if not known.
+
+    Args:
+        allocated: Of all nodes; empty before a job starts.
+        asked: Of all nodes; before SLURM 21.08 with ``n`` of each node, with ``c`` of each
+            processor.
+        nodes: Number of nodes.
+        cpus: Processors of all nodes; 0 before a job starts.
+    """
+    if not (amount := _megabytes(allocated)):
+        amount = _megabytes(asked.rstrip("nc"))
+        amount *= {"n": nodes, "c": cpus}.get(asked[-1:], 1)
+    return amount / nodes if amount else math.nan
 
 
 def _purpose(command: str) -> tuple[str, tuple[str, ...], str]:
@@ -355,6 +377,6 @@ def _clock(text: str) -> float:
 
 
 def _megabytes(text: str) -> float:
-    """MB of ``215640K``, ``1.5G`` or, of old versions, ``4Gn``; 0 if nothing is told."""
-    match = re.fullmatch(r"([\d.]+)([KMGTP]?)[nc]?", text)
+    """MB of ``215640K`` or ``1.5G``; 0 if nothing is told."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGTP]?)", text)
     return float(match[1]) * _MB[match[2]] if match else 0.0

@@ -127,12 +127,12 @@ def _state(file: Path | None) -> Literal["at work", "ended", "unknown"]:
         return "unknown"
     try:
         process = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):  # removed meanwhile, or damaged
+        if has_ended(process):
+            return "ended"
+        me = this_process()
+        return "at work" if all(process[key] == me[key] for key in _HERE) else "unknown"
+    except (OSError, ValueError, KeyError, TypeError):  # removed meanwhile, damaged, or another's
         return "unknown"
-    if has_ended(process):
-        return "ended"
-    me = this_process()
-    return "at work" if all(process[key] == me[key] for key in _HERE) else "unknown"
 
 
 def _name(log: logging.Logger, prefix: str, jobs: Mapping[str, list[str]]) -> None:

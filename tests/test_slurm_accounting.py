@@ -153,10 +153,62 @@ def test_clocks(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "megabytes"),
-    [("215552K", 210.5), ("1.5G", 1536), ("4Gn", 4096), ("100Mc", 100), ("1048576", 1), ("", 0)],
+    [("215552K", 210.5), ("1.5G", 1536), ("4000M", 4000), ("1048576", 1), ("", 0), ("1.2.3G", 0)],
 )
 def test_units(text: str, megabytes: float) -> None:
     assert slurm_accounting._megabytes(text) == megabytes
+
+
+@pytest.mark.parametrize(
+    ("asked", "allocated", "megabytes"),
+    [
+        ("8G", "billing=8,cpu=8,node=2", 4096),
+        ("8G", "", 4096),
+        # Of versions before 21.08: of each node, and of each processor.
+        ("4Gn", "billing=8,cpu=8,node=2", 4096),
+        ("4Gn", "", 4096),
+        ("4000Mc", "billing=8,cpu=8,node=2", 16_000),
+        ("4000Mc", "", math.nan),  # of how many, before it starts?
+        ("4000Mc", "billing=8,cpu=8,mem=30000M,node=2", 15_000),
+        ("0", "", math.nan),
+    ],
+)
+def test_memory_that_was_asked_for_is_of_a_node(
+    asked: str, allocated: str, megabytes: float
+) -> None:
+    columns = columns_of("11")
+    columns[8:10] = [asked, allocated]
+    (told,) = read_jobs(SEPARATOR.join(columns), "tesela-abc_")
+    assert told.asked_mb == pytest.approx(megabytes, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "word"),
+    [
+        (6, "3 s", "3 s"),
+        (9, "cpu=many", "many"),
+        (10, "00:INVALID", "INVALID"),
+        (10, "x-1", "x"),
+        (12, "two", "two"),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_told(column: int, text: str, word: str) -> None:
+    columns = columns_of("11")
+    columns[column] = text
+    with pytest.raises(NoAnswerError, match="of job 11 what cannot be read") as error:
+        read_jobs(SEPARATOR.join(columns), "tesela-abc_")
+    assert word in str(error.value)
+    columns[1] = "another"
+    assert read_jobs(SEPARATOR.join(columns), "tesela-abc_") == []
+
+
+def columns_of(number: str) -> list[str]:
+    """The columns of a job."""
+    return next(
+        line.split(SEPARATOR)
+        for line in raw(ANSWER).split("\n")
+        if line.startswith(f"{number}{SEPARATOR}")
+    )
 
 
 def test_gpus_of_a_kind_are_counted_where_all_are_not() -> None:
@@ -182,9 +234,7 @@ def test_gpus_of_a_kind_are_counted_where_all_are_not() -> None:
 def test_gpus_that_slurm_does_not_account_for_are_those_asked_for(
     options: str, nodes: int, gpus: int
 ) -> None:
-    lines = raw(ANSWER).split("\n")
-    line = next(line for line in lines if line.startswith(f"1{SEPARATOR}"))
-    columns = line.split(SEPARATOR)
+    columns = columns_of("1")
     columns[9] = "billing=2,cpu=2,mem=500M,node=1"
     columns[12] = str(nodes)
     columns[14] = f"sbatch --comment rule_train {options}"

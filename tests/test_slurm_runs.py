@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from pipeline.heartbeats import this_process
 from pipeline.slurm_runs import begin, end_orphans, finish, job_prefix
 from pipeline.snakemake_start import Executor, Scheduler
 
@@ -199,10 +200,12 @@ def test_a_process_that_has_got_the_number_of_a_killed_start_is_not_it(
     assert _cancelled(queue) == [f"--name={job_prefix(RUN)}_old"]
 
 
-@pytest.mark.parametrize("file", ["", "{", None])
+@pytest.mark.parametrize("file", ["", "{", None, "{}", "null", "[1]", "processes", "pid"])
 def test_jobs_of_which_nothing_is_known_are_left_alone_and_named(
     workflow: _Workflow, queue: Path, log: _Log, file: str | None
 ) -> None:
+    if file in ("processes", "pid"):
+        file = json.dumps({**this_process(), file: "ours"})
     if file is not None:
         _written("old", file)
     end_orphans(workflow, RUN)
