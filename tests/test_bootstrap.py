@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline import bootstrap
-from pipeline.bootstrap import OVERALL, PER_CLASS, Ground, Interval, differences, intervals
+from pipeline.bootstrap import (
+    OVERALL,
+    PER_CLASS,
+    Ground,
+    Interval,
+    differences,
+    effective_number,
+    intervals,
+)
 from pipeline.ground_blocks import BlockMatrices
 from pipeline.scores import measures
 
@@ -40,6 +48,13 @@ def random_blocks(number: int, seed: int = 0) -> BlockMatrices:
     return blocks(diagonal + random.integers(0, 200, (number, 3, 3)))
 
 
+def even_blocks(number: int, seed: int = 0, pixels: int = 3000) -> BlockMatrices:
+    """The same with as many pixels in each."""
+    part = random_blocks(number, seed).counts // 3
+    part[:, 0, 0] += pixels - part.sum(axis=(1, 2))
+    return blocks(part)
+
+
 def accuracy_blocks(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> BlockMatrices:
     counts = np.zeros((len(right), 2, 2), np.int64)
     counts[:, 0, 0], counts[:, 0, 1] = right, wrong
@@ -48,7 +63,7 @@ def accuracy_blocks(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> Block
 
 def test_two_blocks_give_the_three_sums_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two blocks, both are drawn half of the time, and each twice a quarter of the time."""
-    monkeypatch.setattr(bootstrap, "FEWEST_BLOCKS", 2)
+    monkeypatch.setattr(bootstrap, "FEWEST_BLOCKS", 1)
     pair = accuracy_blocks(np.array([10, 30]), np.array([0, 70]))
     found = intervals([pair], draws=4000, seed=1)
     assert found.blocks == 2
@@ -56,7 +71,7 @@ def test_two_blocks_give_the_three_sums_that_there_are(monkeypatch: pytest.Monke
     assert found.overall_accuracy == Interval(40 / 110, 0.3, 1.0)
     assert found.users[0] == Interval(1.0, 1.0, 1.0)
     assert found.users[1].value == 0.0
-    assert math.isnan(found.users[1].low), "one block alone is mapped as b"
+    assert math.isnan(found.users[1].low), "b is in no block of the reference"
 
 
 def test_the_draws_are_those_of_all_sequences_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +220,8 @@ def test_the_same_seed_gives_the_same_in_chunks_of_any_size(
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
 def test_fewer_than_ten_blocks_have_scores_without_bounds(number: int) -> None:
-    part = random_blocks(number)
-    gain = differences([part], [random_blocks(number, seed=1)], draws=100)
+    part = even_blocks(number)
+    gain = differences([part], [even_blocks(number, seed=1)], draws=100)
     for found in (intervals([part], draws=100), gain):
         every = [getattr(found, key) for key in OVERALL]
         every += [interval for key in PER_CLASS for interval in getattr(found, key)]
@@ -214,14 +229,15 @@ def test_fewer_than_ten_blocks_have_scores_without_bounds(number: int) -> None:
         assert all(math.isnan(interval.low) and math.isnan(interval.high) for interval in every)
         assert not any(interval.excludes_zero for interval in every)
         told = found.as_dict()
-        assert told["fewest_blocks"] == 10
+        assert told["fewest_effective_blocks"] == 10
+        assert told["blocks"] == told["effective_blocks"] == number
         assert told["unbounded"] == (
             f"an interval takes 10 blocks of ground, and there are {number}"
         )
 
 
 def test_ten_blocks_have_bounds_and_say_nothing_of_lacking_them() -> None:
-    found = intervals([random_blocks(10)], draws=100)
+    found = intervals([even_blocks(10)], draws=100)
     assert found.mean_iou.low < found.mean_iou.value < found.mean_iou.high
     assert found.iou[0].low < found.iou[0].high
     assert found.unbounded == ""
@@ -259,6 +275,59 @@ def test_draws_without_a_class_are_draws_of_another_mean(monkeypatch: pytest.Mon
     counts[4, 1, 1] = 30
     found = intervals([blocks(counts)], draws=500)
     assert found.balanced_accuracy.low > (1 + found.producers[0].low) / 2 - 0.01
+
+
+def test_the_effective_number_of_blocks_is_kishs() -> None:
+    assert effective_number(np.full(40, 262_144)) == 40
+    assert effective_number(np.full(3, 2**40 + 1)) == 3
+    # 4 whole blocks and 12 strips of a sixteenth: 4.75² / (4 + 12 / 256) = 5.6.
+    assert effective_number(np.array([16] * 4 + [1] * 12)) == 6
+    assert effective_number(np.array([1, 0, 0, 1])) == 2
+    assert effective_number(np.array([10**6] + [1] * 99)) == 1
+    assert effective_number(np.zeros((0, 2), np.int64)).tolist() == [0, 0]
+    several = np.array([[16, 5, 0], [16, 5, 0], [1, 5, 0]])
+    assert effective_number(several).tolist() == [2, 3, 0]
+
+
+def sliver_blocks(whole: int, strips: int, seed: int = 0) -> BlockMatrices:
+    """Blocks of 3000 pixels, and strips at the edge with a fifteenth of that."""
+    parts = even_blocks(whole, seed), even_blocks(strips, seed + 1)
+    counts = np.concatenate([parts[0].counts, parts[1].counts // 15])
+    counts[whole:, 0, 0] += 200 - counts[whole:].sum(axis=(1, 2))
+    return blocks(counts)
+
+
+@pytest.mark.parametrize(("whole", "effective", "bounded"), [(4, 6, False), (9, 11, True)])
+def test_strips_at_the_edge_count_for_what_they_hold(
+    whole: int, effective: int, bounded: bool
+) -> None:
+    """Sixteen blocks are no ten if four of them have nearly all the pixels."""
+    one, other = sliver_blocks(whole, 12), sliver_blocks(whole, 12, seed=7)
+    for found in (intervals([one], draws=100), differences([one], [other], draws=100)):
+        assert (found.blocks, found.effective_blocks) == (whole + 12, effective)
+        for key in OVERALL:
+            assert math.isnan(getattr(found, key).low) is not bounded, key
+        told = found.as_dict()
+        assert told["effective_blocks"] == effective
+        reason = "an interval takes 10 blocks of ground, and there are effectively 6 (16 of unlike"
+        assert told["unbounded"] == (None if bounded else f"{reason} sizes)")
+
+
+def test_a_class_in_strips_counts_for_what_they_hold() -> None:
+    """Not for the class's own pixels: a class that has much of one block is no rarer for it."""
+    counts = np.concatenate([sliver_blocks(4, 12).counts, even_blocks(20, seed=3).counts])
+    counts[16:, 0] += counts[16:, 1]
+    counts[16:, 1] = 0
+    counts[16:, 0, 2] += counts[16:, 2].sum(axis=1) - 30
+    counts[16:, 2] = 10
+    found = intervals([blocks(counts)], draws=100)
+    assert (found.blocks, found.effective_blocks, found.class_blocks) == (36, 26, (26, 6, 26))
+    assert math.isnan(found.iou[1].low)
+    assert found.iou[2].low < found.iou[2].high
+    assert found.unbounded_means == (
+        "a mean over classes takes 10 blocks of ground with each class, and there are effectively "
+        "6 with water"
+    )
 
 
 MEANS = ("balanced_accuracy", "mean_iou", "mean_f1")
@@ -302,7 +371,7 @@ def test_means_without_bounds_say_why() -> None:
         "a mean over classes takes 10 blocks of ground with each class, and there are 8 with "
         "class 0 and 7 with class 2"
     )
-    assert [entry["blocks"] for entry in told["classes"]] == [8, 30, 7, 36]
+    assert [entry["effective_blocks"] for entry in told["classes"]] == [8, 30, 7, 36]
     full = intervals([rare_blocks(20, 30)], draws=200).as_dict()
     assert full["unbounded_means"] is None
     few = intervals([random_blocks(9)], draws=200)

@@ -73,8 +73,9 @@ def intervals(of: Scores) -> Intervals:
 
     whole = around(of.overall_accuracy)  # the figures show classes only
     return Intervals(
-        tuple(entry.name for entry in of.classes), 20, 100, (20,) * len(of.classes), whole, whole,
-        whole, whole, whole, whole, of_classes("users"), of_classes("producers"), of_classes("f1"), of_classes("iou"),
+        tuple(entry.name for entry in of.classes), 20, 20, 100, (20,) * len(of.classes), whole,
+        whole, whole, whole, whole, whole, of_classes("users"), of_classes("producers"),
+        of_classes("f1"), of_classes("iou"),
     )  # fmt: skip
 
 
