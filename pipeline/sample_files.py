@@ -21,7 +21,7 @@ import pyproj
 
 from pipeline.errors import InputError, OutputError
 from pipeline.interpretation import InterpretedSample, Stratum, interpreted
-from pipeline.numerals import count, listed
+from pipeline.numerals import listed, plural
 from pipeline.sample_draw import SamplePoint
 from pipeline.sample_form import FIELDS, FILLED, sample_style
 
@@ -222,8 +222,7 @@ def check_replaceable(path: Path, overwrite: bool = False) -> None:
         ) from error
     if filled and not overwrite:
         raise OutputError(
-            f"{path}: what somebody has filled in for {count(filled)} "
-            f"{'point' if filled == 1 else 'points'} would be lost.",
+            f"{path}: what somebody has filled in for {plural(filled, 'point')} would be lost.",
             remedy=f"Move {listed([path.name, *(folder.name for folder in folders)])} away to keep "
             "it, or say --overwrite.",
         )

@@ -6,7 +6,8 @@ import json
 import os
 import resource
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -339,8 +340,10 @@ def test_any_maps_are_sampled(tmp_path: Path) -> None:
     assert json.loads(found.design["maps"]) == {s: f"../{s}.tif" for s in GRIDS}
     (chips,) = chips_folders(out)
     assert len(list(chips.iterdir())) == 12
-    with pytest.raises(SettingsError, match="2 maps and 1 orthophotos"):
+    with pytest.raises(SettingsError, match=r"^2 maps and 1 orthophoto: "):
         stages.sample_maps(maps, photos[:1], out)
+    with pytest.raises(SettingsError, match=r"^1 map and 0 orthophotos: "):
+        stages.sample_maps(maps[:1], [], out)
     with pytest.raises(InputError, match="other pixels than their orthophotos") as caught:
         stages.sample_maps(maps, photos[::-1], out)
     assert caught.value.items[0] == (
@@ -514,7 +517,9 @@ def test_the_chips_that_a_sample_names_are_its_own_whenever_a_job_is_killed(
     assert not chips_folders(out)
 
 
-def test_estimates_of_a_sample_that_is_replaced_are_removed(run: Run) -> None:
+def test_estimates_of_a_sample_that_is_replaced_are_removed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages.sample(run, PLAN, chips=False)
     stale = (run.paths.area_estimates, run.paths.area_estimates_table)
     for path in stale:
@@ -522,6 +527,22 @@ def test_estimates_of_a_sample_that_is_replaced_are_removed(run: Run) -> None:
     with pytest.raises(SettingsError, match="points are too few"):
         stages.sample(run, SampleDesign(size=5), chips=False)
     assert all(path.exists() for path in stale)
+    published = publication.published
+
+    @contextmanager
+    def killed(*targets: Path) -> Iterator[tuple[Path, ...]]:
+        """Dies when all is written, and nothing is in its place."""
+        with published(*targets) as drafts:
+            yield drafts
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "published", killed)
+    before = run.paths.sample.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        stages.sample(run, SampleDesign(size=45, minimum=10, seed=4), chips=False)
+    assert run.paths.sample.read_bytes() == before
+    assert all(path.exists() for path in stale)  # the sample that they are of is still there
+    monkeypatch.undo()
     stages.sample(run, PLAN, chips=False, overwrite=True)
     assert not any(path.exists() for path in stale)
 
@@ -615,6 +636,8 @@ def test_no_class_of_the_map_is_left_without_points(
         stages.sample_maps([path], [], out, SampleDesign(5, minimum=2), chips=False)
     assert read_sample(out).sampled.tolist() == [2, 2, 1, 0]
     assert "inf" not in caplog.text.replace("INFO", "")
+    assert "Water: 1 point in 0.0" in caplog.text
+    assert "Built-up: 2 points in 0.4" in caplog.text
     assert caplog.text.count("mapped nowhere") == 1
 
 

@@ -26,7 +26,7 @@ from pipeline.errors import InputError, Problems, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import Nomenclature
-from pipeline.numerals import count, listed, percent
+from pipeline.numerals import listed, percent, plural
 from pipeline.own_ground import own_ground
 from pipeline.paths import link
 from pipeline.publication import published
@@ -197,7 +197,8 @@ def sample_maps(
     """
     if chips and len(orthophotos) != len(maps):
         raise SettingsError(
-            f"{len(maps)} maps and {len(orthophotos)} orthophotos: each map has its own.",
+            f"{plural(len(maps), 'map')} and {plural(len(orthophotos), 'orthophoto')}: each map "
+            "has its own.",
             remedy="Name them in the same order, or leave the image chips out with --no-chips.",
         )
     names = [path.stem for path in maps]
@@ -386,8 +387,10 @@ def _sampled(
             _write_chips(drafts[1], points, sources, out.threads)
         # Somebody may have begun in the meantime.
         sample_files.check_replaceable(out.file, out.overwrite)
-        for path in out.estimates:  # of the sample that is replaced
-            path.unlink(missing_ok=True)
+    # Of the sample that is replaced, so not before it is: a job that is killed between both leaves
+    # them beside a sample whose interpretation has another digest, and the report says so.
+    for path in out.estimates:
+        path.unlink(missing_ok=True)
     for folder in sample_files.chips_folders(out.file):
         if folder != chips:
             shutil.rmtree(folder)
@@ -441,15 +444,15 @@ def _tell(
     error = sample_design.expected_se(strata.area_m2, users, sizes)
     goal = "" if design.size else f" ({100 * design.target_se:g} % were asked for)"
     log.info(
-        "sample of %s points; expected standard error of the overall accuracy: %.2f %%%s",
-        count(int(sizes.sum())), 100 * error, goal,
+        "sample of %s; expected standard error of the overall accuracy: %.2f %%%s",
+        plural(int(sizes.sum()), "point"), 100 * error, goal,
     )  # fmt: skip
     area = strata.area_m2.sum()
     for k, name in enumerate(classes.names):
         if strata.pixels[k]:
             log.info(
-                "%s: %s points in %s of the area; expected user's accuracy %s",
-                name, count(int(sizes[k])), percent(float(strata.area_m2[k] / area)),
+                "%s: %s in %s of the area; expected user's accuracy %s",
+                name, plural(int(sizes[k]), "point"), percent(float(strata.area_m2[k] / area)),
                 percent(float(users[k])),
             )  # fmt: skip
         else:
