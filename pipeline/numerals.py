@@ -22,6 +22,14 @@ def percent(share: float) -> str:
     return NONE if math.isnan(share) else f"{100 * share:.1f}{THIN}%"
 
 
+def decimal(number: float, digits: int = 2) -> str:
+    """A number with so many decimals, without a sign where it rounds to nothing; a dash for NaN."""
+    if math.isnan(number):
+        return NONE
+    text = f"{number:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")
+
+
 def signed(number: float, digits: int = 1) -> str:
     """A difference with its sign, and without one where it rounds to nothing; a dash for NaN."""
     if math.isnan(number):

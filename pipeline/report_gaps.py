@@ -41,6 +41,13 @@ NO_ESTIMATES = (
     "`python -m pipeline sample` draws points to interpret in QGIS, and `python -m pipeline "
     "assess` makes of them areas and accuracies with 95 % intervals; then make the report again."
 )
+NO_LABELS = "No sheet of this run has labels."
+NO_MASKED = "No pixel of the labels is masked."
+NO_PROBLEMS = "No SIOSE polygon of this run has a problem."
+NO_CHECKS = (
+    "Nobody has checked the SIOSE polygons: `python -m pipeline check-polygons` does, sheet by "
+    "sheet; then make the report again."
+)
 NO_COSTS = "Nothing was measured: the steps were run by hand, not by Snakemake."
 NO_ACCOUNTING = "Nothing was accounted for: the run had no jobs of SLURM."
 
@@ -120,6 +127,15 @@ def missing(data: ReportData) -> dict[str, str]:
             found["candidates"] = data.agreement.no_search or NO_CANDIDATES
     if not data.estimates:
         found["areas"] = data.no_estimates or NO_ESTIMATES
+    labels = [sheet.labels for sheet in data.sheets if sheet.labels]
+    if not labels:
+        found |= dict.fromkeys(("labels", "masked", "problems"), NO_LABELS)
+    else:
+        if not any(sum(each.masked.values()) for each in labels):
+            found["masked"] = NO_MASKED
+        checks = [sheet.problems for sheet in data.sheets if sheet.problems is not None]
+        if not any(any(problems.values()) for problems in checks):
+            found["problems"] = NO_PROBLEMS if checks else NO_CHECKS
     if not data.steps:
         found["costs"] = NO_COSTS
     if not data.accounting.jobs:

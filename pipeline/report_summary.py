@@ -158,7 +158,7 @@ def sampled_ground(data: ReportData) -> str:
     splits = {sheet.name: sheet.split for sheet in data.sheets}
     seen = {*found.splits, *(splits.get(name, "") for name in found.sheets)}
     # Blocks of ground are of all splits, whatever the table says of their sheets.
-    included = {"training": {"train", "blocks"}, "validation": {"val", "blocks"}}
+    included = {"training": {"train", "blocks"}, "validation": {"validation", "blocks"}}
     kinds = [kind for kind, among in included.items() if seen & among]
     ground = f"{hectares(found.total_m2 / 1e4)} ha of {plural(len(found.sheets), 'sheet')}"
     return f"{ground} ({' and '.join(kinds)} ground included)" if kinds else ground

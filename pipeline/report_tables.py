@@ -176,6 +176,31 @@ def _areas(data: ReportData) -> Iterator[Sequence[Any]]:
     yield from zip(found.names, *(column.tolist() for column in columns), strict=True)
 
 
+def _labels(data: ReportData) -> Iterator[Sequence[Any]]:
+    for sheet in data.sheets:
+        if not sheet.labels:
+            continue
+        labelled = sum(sheet.labels.classes.values())
+        for name in data.names:
+            pixels = sheet.labels.classes.get(name, 0)
+            yield (sheet.name, sheet.split, sheet.year, name, pixels, _part(pixels, labelled))
+
+
+def _masked(data: ReportData) -> Iterator[Sequence[Any]]:
+    for sheet in data.sheets:
+        if not sheet.labels:
+            continue
+        for reason, pixels in sheet.labels.masked.items():
+            share = _part(pixels, sheet.labels.pixels)
+            yield (sheet.name, sheet.split, sheet.year, reason, pixels, share)
+
+
+def _problems(data: ReportData) -> Iterator[Sequence[Any]]:
+    for sheet in data.sheets:
+        for kind, polygons in (sheet.problems or {}).items():
+            yield (sheet.name, sheet.split, kind, polygons, sheet.polygons)
+
+
 def _costs(data: ReportData) -> Iterator[Sequence[Any]]:
     published = {rule: part for part in STUDY for rule in part.rules}
     for step in data.steps:
@@ -228,7 +253,11 @@ def _polygons(rows: Iterable[PolygonRow]) -> Iterator[Sequence[Any]]:
 
 
 def _share(right: int, wrong: int) -> float:
-    return right / (right + wrong) if right + wrong else math.nan
+    return _part(right, right + wrong)
+
+
+def _part(some: int, of: int) -> float:
+    return some / of if of else math.nan
 
 
 def _fields(of: type[PolygonRow]) -> tuple[str, ...]:
@@ -314,6 +343,21 @@ _TABLES: Mapping[str, tuple[str, tuple[str, ...], Callable[[ReportData], Rows]]]
             *("producers_accuracy", "producers_ci", "producers_low", "producers_high"),
         ),
         _areas,
+    ),
+    "labels": (
+        "labels",
+        ("sheet", "split", "year", "class", "pixels", "share_of_labelled"),
+        _labels,
+    ),
+    "masked": (
+        "masked",
+        ("sheet", "split", "year", "reason", "pixels", "share_of_sheet"),
+        _masked,
+    ),
+    "polygon_problems": (
+        "problems",
+        ("sheet", "split", "problem", "polygons", "of_polygons"),
+        _problems,
     ),
     "costs": (
         "costs",

@@ -27,7 +27,17 @@ from pipeline.class_overlays import COLORS, encode_overlays
 from pipeline.compute_costs import STUDY_GIGAPIXELS, beside_the_study
 from pipeline.confusion import ConfusionMatrix
 from pipeline.job_costs import SNAKEMAKE_MB, in_words, resources_yaml, unadvised
-from pipeline.numerals import area, count, duration, hectares, hours, percent, plain, signed
+from pipeline.numerals import (
+    area,
+    count,
+    decimal,
+    duration,
+    hectares,
+    hours,
+    percent,
+    plain,
+    signed,
+)
 from pipeline.paths import RunPaths
 from pipeline.report_data import ReportData
 from pipeline.report_figures import drawings
@@ -101,6 +111,7 @@ def page_environment() -> Environment:
         "state": in_words,
         "hours": hours,
         "signed": signed,
+        "decimal": decimal,
     }
     environment.filters |= filters
     script = _template("report.js")

@@ -69,6 +69,25 @@ def test_what_is_missing_is_said_with_what_to_do(data: ReportData) -> None:
     assert "python -m pipeline evaluation" in words
 
 
+def test_labels_are_listed_by_sheet(tables: dict[str, list[dict[str, str]]]) -> None:
+    assert [row["pixels"] for row in tables["labels"]] == ["75", "75", "0"]
+    assert [row["share_of_labelled"] for row in tables["labels"]] == ["0.5", "0.5", "0"]
+    assert [list(row.values())[:6] for row in tables["masked"]] == [
+        ["0722", "test", "2021", "boundary", "50", "0.25"]
+    ]
+    assert [list(row.values())[:5] for row in tables["polygon_problems"]] == [
+        ["0722", "test", "sliver", "2", "3"]
+    ]
+
+
+def test_no_check_and_no_problem_are_two_things(data: ReportData) -> None:
+    for problems, note in (({"sliver": 0}, "No SIOSE polygon"), (None, "Nobody has checked")):
+        sheets = [replace(sheet, problems=problems) for sheet in data.sheets]
+        assert missing(replace(data, sheets=sheets))["problems"].startswith(note)
+    whole = [replace(s, labels=replace(s.labels, masked={})) for s in data.sheets if s.labels]
+    assert missing(replace(data, sheets=whole))["masked"] == "No pixel of the labels is masked."
+
+
 def test_no_candidates_and_no_search_are_two_things(data: ReportData) -> None:
     assert data.agreement is not None
     none = replace(data, agreement=replace(data.agreement, candidates=(), candidate_count=0))

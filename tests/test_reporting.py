@@ -42,7 +42,18 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.ground_blocks import BlockMatrices, write_blocks
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import Nomenclature, parse
-from pipeline.numerals import THIN, area, count, duration, listed, percent, plain, plural, signed
+from pipeline.numerals import (
+    THIN,
+    area,
+    count,
+    decimal,
+    duration,
+    listed,
+    percent,
+    plain,
+    plural,
+    signed,
+)
 from pipeline.outlines import BINS, DISTANCES, OutlineCounts
 from pipeline.paths import RunPaths
 from pipeline.polygon_agreement import AgreementCounts
@@ -312,6 +323,7 @@ def test_numbers_as_people_read_them() -> None:
         "0.0",
     ]
     assert (signed(-0.04, 2), signed(float("nan"))) == ("−0.04", "–")
+    assert [decimal(n) for n in (-2.2e-16, -0.5, 0.666, math.nan)] == ["0.00", "−0.50", "0.67", "–"]
     assert (listed(["a"]), listed(["a", "b", "c"])) == ("a", "a, b and c")
     assert [plain(value) for value in (True, None, 0.00012345, [1, "x"], [])] == [
         "yes",
@@ -809,6 +821,17 @@ def test_intervals_that_are_none_are_not_spoken_of() -> None:
     assert "the small numbers are 95 % intervals" in Page(sketched(full_report())).text
 
 
+def test_a_map_of_one_class_is_no_worse_than_chance() -> None:
+    data = full_report()
+    one = np.zeros((3, 3), np.int64)
+    one[:, 0] = 73, 63, 54  # kappa, rounded, is a little less than nothing
+    sheets = [replace(data.sheets[0], matrix=ConfusionMatrix(NAMES, one), evaluation=None)]
+    worst = replace(data, sheets=sheets, intervals=None)
+    assert worst.scores
+    assert f"{worst.scores.kappa:.2f}" == "-0.00"
+    assert "<dt>Kappa</dt><dd>0.00<" in sketched(worst)
+
+
 def test_the_ground_of_a_sample_is_told() -> None:
     data = full_report()
     assert data.estimates
@@ -817,6 +840,10 @@ def test_the_ground_of_a_sample_is_told() -> None:
         (data.sheets, "100.00 ha of 2 sheets (training ground included)"),
         (
             [replace(data.sheets[0], split="blocks")],
+            "100.00 ha of 2 sheets (training and validation ground included)",
+        ),
+        (
+            [replace(data.sheets[0], split="validation")],
             "100.00 ha of 2 sheets (training and validation ground included)",
         ),
     ):
