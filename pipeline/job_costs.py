@@ -35,6 +35,9 @@ LEAST_MB = 700
 GO_ON = frozenset({"train", "tune", "map_sheet"})
 """Steps that go on where they were: what they take is the time of all of their starts."""
 
+OF_ANY_LENGTH = frozenset({"train", "tune"})
+"""Of those, steps that ask for no more time at each attempt: a day is enough to go on with."""
+
 NETWORK_MB = 200
 """With less than this none of those can have loaded a network: what was measured is ``srun``, whose
 processes Snakemake does not see."""
@@ -136,7 +139,7 @@ class Advice:
     Attributes:
         rule: Name of the rule.
         memory_mb: Memory; None if nobody has seen what it took.
-        minutes: Time.
+        minutes: Time; of a step that goes on where it was no more than one of its jobs was granted.
         jobs: Number of finished jobs that it rests on.
         accounted: Whether those are SLURM's; else they are Snakemake's benchmarks.
         peak_mb: Greatest memory of those; NaN if it was not seen.
@@ -145,6 +148,7 @@ class Advice:
         peak_asked_mb: What the job with that memory had asked for; NaN if not known.
         longest_asked_seconds: What the longest job had asked for; NaN if not known.
         killed: Starts that ran out of memory or time, which are lower bounds.
+        in_all: Minutes of all starts together, where they are more than ``minutes``; None else.
     """
 
     rule: str
@@ -157,6 +161,7 @@ class Advice:
     peak_asked_mb: float = math.nan
     longest_asked_seconds: float = math.nan
     killed: int = 0
+    in_all: int | None = None
 
     @property
     def memory_used(self) -> float:
@@ -167,6 +172,17 @@ class Advice:
     def time_used(self) -> float:
         """Share of the time that was asked for that was used; NaN if not known."""
         return self.longest_seconds / self.longest_asked_seconds
+
+    @property
+    def runtime(self) -> str:
+        """The time as an entry of a profile of Snakemake, with what there is to say of it."""
+        grows = "" if self.rule in OF_ANY_LENGTH or self.in_all else " * attempt"
+        remark = ""
+        if self.in_all:
+            remark = f"  # {self.in_all} in all: each start goes on where the last was"
+        elif self.rule in GO_ON and not self.accounted:
+            remark = "  # no more than your partition allows: each start goes on where the last was"
+        return f"{self.minutes}{grows}{remark}"
 
     @property
     def basis(self) -> str:
@@ -251,8 +267,8 @@ def resources_yaml(found: Sequence[Advice]) -> str:
         "# there already, such as train, tune, map_sheet: put its lines into the entry it has, and",
         "# never a rule or `set-resources:` twice: of two, YAML drops the first, with its GPUs.",
         "# `--dry-run` shows what each rule asks for then.",
-        "# What a next run of this size may ask for: memory in MB, time in minutes. They grow with",
-        "# each attempt if the profile has `retries`.",
+        "# What a next run of this size may ask for: memory in MB, time in minutes. Those with",
+        "# `attempt` grow with each one if the profile has `retries`.",
     ]
     if not found:
         lines.append("# No step has finished yet.")
@@ -260,7 +276,7 @@ def resources_yaml(found: Sequence[Advice]) -> str:
         lines.append(f"  {entry.rule}:  # {entry.basis}")
         if entry.memory_mb is not None:
             lines.append(f"    mem_mb: {entry.memory_mb} * attempt")
-        lines.append(f"    runtime: {entry.minutes} * attempt")
+        lines.append(f"    runtime: {entry.runtime}")
     return "\n".join([*lines, ""])
 
 
@@ -295,10 +311,13 @@ def _by_accounting(
         elif job.state == FAILED and after and job.asked_mb < after.asked_mb:
             # SLURM does not say why. It may have lacked memory, so not less than it had.
             memory.append(job.asked_mb)
+    minutes = _rounded_minutes(max(time))
+    granted = _granted(starts) if rule in GO_ON else None
+    asked = minutes if granted is None else min(minutes, granted)
     return Advice(
         rule,
         _rounded_mb(max(memory)) if memory else None,
-        _rounded_minutes(max(time)),
+        asked,
         len(finished),
         True,
         _largest([large.memory_mb if large else math.nan, measured]),
@@ -306,7 +325,14 @@ def _by_accounting(
         large.asked_mb if large else math.nan,
         long.limit_seconds,
         killed,
+        minutes if minutes > asked else None,
     )
+
+
+def _granted(starts: Sequence[SlurmJob]) -> int | None:
+    """Minutes of the longest limit of a job that was let run; None where one had no limit."""
+    limits = [job.limit_seconds for job in starts if not math.isnan(job.started)]
+    return None if any(map(math.isnan, limits)) or not limits else int(max(limits) // 60)
 
 
 def _spent(rule: str, starts: Sequence[SlurmJob]) -> list[tuple[SlurmJob, float]]:

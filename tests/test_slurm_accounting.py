@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -348,20 +349,54 @@ def test_a_failed_start_may_have_lacked_memory() -> None:
 @pytest.mark.parametrize("rule", ["train", "tune", "map_sheet"])
 @pytest.mark.parametrize("state", ["PREEMPTED", "CANCELLED", "TIMEOUT", "FAILED", "NODE_FAIL"])
 def test_steps_that_go_on_took_the_time_of_all_their_starts(rule: str, state: str) -> None:
-    rules = (rule,)
-    first = job(state, rules=rules, seconds=20 * 3600.0)
-    other = job(rules=rules, sheet="b", submitted=1.0, seconds=10.0)
-    second = job(rules=rules, submitted=80_000.0, seconds=2 * 3600.0)
+    own: dict[str, Any] = {"rules": (rule,), "limit_seconds": 100 * 3600.0}
+    first = job(state, **own, seconds=20 * 3600.0)
+    other = job(**own, sheet="b", submitted=1.0, seconds=10.0)
+    second = job(**own, submitted=80_000.0, seconds=2 * 3600.0)
     (found,) = advice([first, other, second], [])
     assert (found.longest_seconds, found.minutes) == (22 * 3600, 33 * 60)
     # What came before another end does not count again.
-    third = job(rules=rules, submitted=90_000.0, seconds=3600.0)
+    third = job(**own, submitted=90_000.0, seconds=3600.0)
     (found,) = advice([first, second, third], [])
     assert found.longest_seconds == 22 * 3600
     # Starts that ran out of time without an end: double of all that they took.
-    late = job("TIMEOUT", rules=rules, submitted=95_000.0, seconds=20 * 3600.0)
-    later = job("TIMEOUT", rules=rules, submitted=99_000.0, seconds=20 * 3600.0)
+    late = job("TIMEOUT", **own, submitted=95_000.0, seconds=20 * 3600.0)
+    later = job("TIMEOUT", **own, submitted=99_000.0, seconds=20 * 3600.0)
     assert advice([third, late, later], [])[0].minutes == 80 * 60
+
+
+@pytest.mark.parametrize("rule", ["train", "tune", "map_sheet"])
+def test_no_more_time_is_advised_than_a_job_was_granted_where_it_goes_on(rule: str) -> None:
+    own: dict[str, Any] = {"rules": (rule,), "limit_seconds": 86_400.0}
+    first = job("TIMEOUT", **own, seconds=86_400.0)
+    second = job("TIMEOUT", **own, submitted=90_000.0, seconds=86_400.0)
+    third = job(**own, submitted=180_000.0, seconds=43_000.0)
+    waits = job("PENDING", **own | {"limit_seconds": 1e9}, submitted=2e5, started=math.nan)
+    (found,) = advice([first, second, third, waits], [])
+    # 1.5 x (86400 + 86400 + 43000) s
+    assert (found.minutes, found.in_all, found.longest_seconds) == (1440, 5395, 215_800)
+    lines = resources_yaml([found])
+    assert yaml.safe_load(lines)[rule]["runtime"] == 1440
+    assert "runtime: 1440  # 5395 in all: each start goes on where the last was\n" in lines
+    # One that had no limit could have had all of it.
+    free = replace(third, limit_seconds=math.nan)
+    (found,) = advice([first, second, free], [])
+    assert (found.minutes, found.in_all) == (5395, None)
+
+
+def test_a_step_that_goes_on_does_not_ask_for_more_at_each_attempt() -> None:
+    """As in the rules: a map asks for more, a day of training does not become two."""
+    own: dict[str, Any] = {"limit_seconds": 86_400.0, "seconds": 3600.0}
+    found = advice([job(**own, rules=(rule,)) for rule in ("train", "tune", "map_sheet")], [])
+    asked = {
+        rule: lines["runtime"] for rule, lines in yaml.safe_load(resources_yaml(found)).items()
+    }
+    assert asked == {"train": 90, "tune": 90, "map_sheet": "90 * attempt"}
+    memory = {lines["mem_mb"] for lines in yaml.safe_load(resources_yaml(found)).values()}
+    assert memory == {"1300 * attempt"}
+    for name in ("training", "tuning"):
+        rules = (ROOT / "workflows" / f"{name}.smk").read_text("utf-8")
+        assert "        runtime=24 * 60,\n" in rules
 
 
 def test_steps_that_begin_again_took_the_time_of_one_start() -> None:
@@ -394,7 +429,13 @@ def test_snakemake_has_not_seen_what_srun_started() -> None:
     assert (train.memory_mb, train.minutes) == (None, 15)
     assert math.isnan(train.peak_mb)
     assert shard.memory_mb == 700
-    assert yaml.safe_load(resources_yaml([train])) == {"train": {"runtime": "15 * attempt"}}
+    lines = resources_yaml([train])
+    assert yaml.safe_load(lines) == {"train": {"runtime": 15}}
+    # Which limits it had is not known either.
+    assert (
+        "runtime: 15  # no more than your partition allows: each start goes on where the last was\n"
+        in lines
+    )
     blind = job(rules=("train",), memory_mb=math.nan)
     assert advice([blind], srun)[0].memory_mb is None
     assert advice([replace(blind, memory_mb=8000.0)], srun)[0].memory_mb == 10_000
