@@ -16,19 +16,34 @@ def launcher(resources: Mapping[str, Any], threads: int) -> str:
 
     Args:
         resources: Of the job: ``mpi`` is the command that starts processes (``srun``, with words
-            of one's own), ``nodes`` their number, ``tasks`` the processes on all of them.
-        threads: CPUs of each process.
+            of one's own), ``nodes`` their number, ``tasks`` the processes on all of them or
+            ``tasks_per_node`` those on each; ``cpus_per_task`` and ``cpus_per_gpu`` as SLURM was
+            asked for them.
+        threads: CPUs of each process where those do not say otherwise.
 
     Returns:
         Words to put before the command; none where the profile asks for no ``mpi``.
 
     Raises:
-        SettingsError: If the processes are not as many on each node.
+        SettingsError: If the number of processes is not said, or they are not as many on each node.
+
+    Source:
+        snakemake-executor-plugin-slurm 2.8.0, ``get_submit_command`` and ``get_cpu_setting``, for
+        what the job has.
     """
     command = resources.get("mpi")
     if not command:
         return ""
-    nodes, tasks = resources.get("nodes", 1), resources.get("tasks", 1)
+    nodes = resources.get("nodes") or 1
+    tasks, on_each = resources.get("tasks"), resources.get("tasks_per_node")
+    if bool(tasks) == bool(on_each):
+        raise SettingsError(
+            f"mpi: {command} asks for processes, and "
+            f"{'two lines say' if tasks else 'nothing says'} how many.",
+            remedy="In the profile's `set-resources`, write `tasks` (on all nodes) or "
+            "`tasks_per_node`, one of them: a process for each GPU.",
+        )
+    tasks = tasks or nodes * on_each
     if tasks % nodes:
         raise SettingsError(
             f"tasks: {tasks} processes on {nodes} nodes.",
@@ -36,6 +51,15 @@ def launcher(resources: Mapping[str, Any], threads: int) -> str:
         )
     # Without the last one, processes would wait for ever for one that has failed.
     return (
-        f"{command} --nodes={nodes} --ntasks={tasks} --ntasks-per-node={tasks // nodes} "
-        f"--cpus-per-task={threads} --kill-on-bad-exit=1"
+        f"{command} --nodes={nodes} --ntasks={tasks} --ntasks-per-node={tasks // nodes}"
+        f"{_cpus(resources, threads)} --kill-on-bad-exit=1"
     )
+
+
+def _cpus(resources: Mapping[str, Any], threads: int) -> str:
+    """CPUs of each process, no more than the job has for it; nothing where the cluster decides."""
+    cpus = resources.get("cpus_per_task")
+    if not cpus:
+        of_gpu = resources.get("gpu") or "gpu" in resources.get("gres", "")
+        cpus = min(threads, (of_gpu and resources.get("cpus_per_gpu")) or threads)
+    return f" --cpus-per-task={cpus}" if cpus > 0 else ""
