@@ -1,15 +1,18 @@
-"""Image chips of sample points: the pixel with its neighbours, and the ground around it."""
+"""Image chips of sample points: the pixel with its neighbours, and the ground around it.
+
+Points of a change map have two, before and after, side by side in one picture.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.grid import Window
 from pipeline.imagery import Imagery
@@ -22,13 +25,16 @@ ZOOM = 4
 """Each of them is so many pixels a side of the chip."""
 
 HEIGHT = DETAIL * ZOOM
-"""Rows of a chip."""
+"""Rows of a chip of one date."""
 
 AROUND = 2 * HEIGHT
 """Pixels a side of the overview, two of them a pixel of the chip."""
 
 GAP = 8
 """Columns between both."""
+
+TITLE = 26
+"""Rows above each of two dates, with its name."""
 
 NODATA = 128
 """Grey of what has no data, or lies outside of the orthophoto."""
@@ -39,6 +45,56 @@ MARK = (255, 0, 255)
 _ARM = 20  # pixels of the chip, from _CLEAR on
 _CLEAR = 10
 _QUALITY = 90
+_FONT = 18
+
+
+class View(NamedTuple):
+    """An orthophoto that a chip shows.
+
+    Attributes:
+        imagery: The orthophoto; its first three bands are red, green and blue.
+        title: Its name, where there are several.
+        down: Row of it that the map's first row lies on.
+        across: Column of it that the map's first column lies on.
+    """
+
+    imagery: Imagery
+    title: str = ""
+    down: int = 0
+    across: int = 0
+
+
+def height(views: int) -> int:
+    """Rows of a chip of one date or of two."""
+    return HEIGHT if views == 1 else TITLE + HEIGHT + GAP + HEIGHT
+
+
+def chip_of(views: Sequence[View], row: int, col: int) -> NDArray[np.uint8]:
+    """The chip of a pixel of a map.
+
+    Args:
+        views: The orthophoto, or those of two dates.
+        row: Row of the pixel on the map.
+        col: Its column.
+
+    Returns:
+        Red, green, blue. Of one date :func:`chip`; of two, shape ``(height(2), 2 * HEIGHT + GAP,
+        3)``: the earlier left, the later right, each with its title, enlarged above and with its
+        surroundings below, so that the same ground is seen beside itself.
+
+    Raises:
+        InputError: If pixels are damaged.
+    """
+    parts = [chip(view.imagery, row + view.down, col + view.across) for view in views]
+    if len(parts) == 1:
+        return parts[0]
+    wide = np.full((GAP, HEIGHT, 3), 255, np.uint8)
+    columns = [
+        np.concatenate([_title(view.title), part[:, :HEIGHT], wide, part[:, -HEIGHT:]])
+        for view, part in zip(views, parts, strict=True)
+    ]
+    between = np.full((height(2), GAP, 3), 255, np.uint8)
+    return np.concatenate([columns[0], between, columns[1]], axis=1)
 
 
 def chip(imagery: Imagery, row: int, col: int) -> NDArray[np.uint8]:
@@ -83,13 +139,13 @@ def encoded(picture: NDArray[np.uint8]) -> bytes:
 
 
 def write_chips(
-    imagery: Imagery, places: Mapping[Path, tuple[int, int]], threads: int = 1
+    views: Sequence[View], places: Mapping[Path, tuple[int, int]], threads: int = 1
 ) -> Iterator[Path]:
-    """Write the chips of pixels of one orthophoto, as JPEG.
+    """Write the chips of pixels of one map, as JPEG.
 
     Args:
-        imagery: The orthophoto.
-        places: Row and column of the pixel of each file.
+        views: Its orthophoto, or those of two dates.
+        places: Row and column on the map of the pixel of each file.
         threads: Threads.
 
     Yields:
@@ -98,13 +154,13 @@ def write_chips(
     Raises:
         InputError: If pixels are damaged.
     """
-    high = imagery.block_height
+    high, down = views[0].imagery.block_height, views[0].down
 
     def made(file: Path) -> bytes:
-        return encoded(chip(imagery, *places[file]))
+        return encoded(chip_of(views, *places[file]))
 
     # Along the blocks of the file: each is read from the disk once.
-    order = sorted(places, key=lambda file: (places[file][0] // high, places[file][1]))
+    order = sorted(places, key=lambda file: ((places[file][0] + down) // high, places[file][1]))
     for file, content in ordered(made, order, threads):
         file.write_bytes(content)
         yield file
@@ -121,6 +177,18 @@ def _padded(imagery: Imagery, window: Window) -> tuple[NDArray[np.uint8], NDArra
         image[rows, cols] = np.moveaxis(pixels[:3], 0, -1)
         valid[rows, cols] = known
     return image, valid
+
+
+def _title(text: str) -> NDArray[np.uint8]:
+    """A line of text in the middle of a white strip, shape ``(TITLE, HEIGHT, 3)``."""
+    font = ImageFont.load_default()
+    if isinstance(font, ImageFont.FreeTypeFont):
+        font = font.font_variant(size=_FONT)
+    strip = Image.new("RGB", (HEIGHT, TITLE), "white")
+    left, top, right, bottom = font.getbbox(text)
+    place = (HEIGHT - left - right) // 2, (TITLE - top - bottom) // 2
+    ImageDraw.Draw(strip).text(place, text, "black", font=font)
+    return np.asarray(strip)
 
 
 def _halved(image: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -12,7 +12,20 @@ from PIL import Image
 
 from pipeline import sample_chips
 from pipeline.grid import PixelGrid, Window
-from pipeline.sample_chips import DETAIL, GAP, HEIGHT, MARK, NODATA, ZOOM, chip, encoded
+from pipeline.sample_chips import (
+    DETAIL,
+    GAP,
+    HEIGHT,
+    MARK,
+    NODATA,
+    TITLE,
+    ZOOM,
+    View,
+    chip,
+    chip_of,
+    encoded,
+    height,
+)
 
 HALF = DETAIL // 2
 MIDDLE = HALF * ZOOM
@@ -110,13 +123,40 @@ def test_what_has_no_data_or_lies_outside_is_grey() -> None:
 
 def test_files_are_the_chips_whatever_the_threads(tmp_path: Path, picture: Picture) -> None:
     places = {tmp_path / f"{n}.jpg": place for n, place in enumerate([(880, 3), (2, 990), (2, 4)])}
-    found = list(sample_chips.write_chips(picture, places, threads=2))
+    found = list(sample_chips.write_chips([View(picture)], places, threads=2))
     # Along the file: by rows of blocks, then from the left.
     assert [path.name for path in found] == ["2.jpg", "1.jpg", "0.jpg"]
     for path, place in places.items():
         assert path.read_bytes() == encoded(chip(picture, *place))
         with Image.open(path) as image:
             assert image.format == "JPEG"
+
+
+def test_two_dates_stand_side_by_side_the_same_ground_in_the_same_place(picture: Picture) -> None:
+    later = Picture(picture.pixels[:, 30:, 20:], picture.known[30:, 20:])
+    views = [View(picture, "before"), View(later, "after", down=-30, across=-20)]
+    made = chip_of(views, 450, 500)
+    assert made.shape == (height(2), 2 * HEIGHT + GAP, 3) == (TITLE + 2 * HEIGHT + GAP, 784, 3)
+    assert height(1) == HEIGHT
+    np.testing.assert_array_equal(chip_of(views[:1], 450, 500), chip(picture, 450, 500))
+    single = chip(picture, 450, 500)
+    for part in (made[:, :HEIGHT], made[:, -HEIGHT:]):
+        np.testing.assert_array_equal(part[TITLE : TITLE + HEIGHT], single[:, :HEIGHT])
+        np.testing.assert_array_equal(part[-HEIGHT:], single[:, -HEIGHT:])
+        assert (part[TITLE + HEIGHT : -HEIGHT] == 255).all()
+    assert (made[:, HEIGHT:-HEIGHT] == 255).all()
+    # Each half has its own title, in the middle of its strip, and nothing else is written.
+    titles = [made[:TITLE, :HEIGHT], made[:TITLE, -HEIGHT:]]
+    for title in titles:
+        rows, cols = np.nonzero(title.min(axis=-1) < 100)
+        assert 10 <= np.ptp(rows) + 1 <= TITLE - 2
+        assert 20 <= np.ptp(cols) <= 80
+        assert abs(cols.min() + cols.max() - HEIGHT) <= 4
+    assert (titles[0] != titles[1]).any()
+    other = Picture(255 - picture.pixels, picture.known)
+    changed = chip_of([views[0], View(other, "after")], 450, 500)
+    np.testing.assert_array_equal(changed[:, :HEIGHT], made[:, :HEIGHT])
+    assert (changed[TITLE:, -HEIGHT:] != made[TITLE:, -HEIGHT:]).mean() > 0.9
 
 
 def test_jpeg_leaves_the_colour_of_the_pixel(picture: Picture) -> None:
