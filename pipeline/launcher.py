@@ -34,8 +34,9 @@ def launcher(resources: Mapping[str, Any], threads: int) -> str:
     command = resources.get("mpi")
     if not command:
         return ""
-    nodes = resources.get("nodes") or 1
-    tasks, on_each = resources.get("tasks"), resources.get("tasks_per_node")
+    nodes: int = resources.get("nodes") or 1
+    tasks: int = resources.get("tasks") or 0
+    on_each: int = resources.get("tasks_per_node") or 0
     if bool(tasks) == bool(on_each):
         raise SettingsError(
             f"mpi: {command} asks for processes, and "
