@@ -8,7 +8,10 @@ from __future__ import annotations
 import bisect
 import logging
 import math
+import os
 import resource
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -291,11 +294,39 @@ class TileLoader(DataLoader[Batch]):
         )
         self.draws = draws
 
+    def __iter__(self) -> Any:  # noqa: ANN401 - a class of torch without a public name
+        # Workers that it starts are deaf to SIGTERM from the first, until they listen themselves.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 def _start_worker(worker: int) -> None:
     # Beside a training process: more threads would only take its cores away.
     torch.set_num_threads(1)
     _allow_open_files()
+    _leave_warnings_to_the_parent()
+
+
+def _leave_warnings_to_the_parent() -> None:
+    """Let a batch system's signals, which go to all processes of a job, not end this worker.
+
+    The training process still needs its batches to get to the end of a step, and a worker that is
+    killed is an error there. Not by ignoring SIGTERM: the training process ends by it a worker that
+    hangs. Of one that was killed itself, torch's worker takes notice.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End at once when the parent says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _allow_open_files() -> None:

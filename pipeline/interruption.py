@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -100,10 +100,20 @@ def _pass_on(reads: int) -> None:
     while told := os.read(reads, 1):
         if told[0] not in WARNINGS:
             continue
-        for process in psutil.Process().children(recursive=True):
+        for step in _steps(psutil.Process()):
             with suppress(psutil.Error, OSError):
-                if process.cmdline()[1:3] == ["-m", "pipeline"]:
-                    _warn(process, told[0])
+                _warn(step, told[0])
+
+
+def _steps(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The steps that a process runs; what a step has started, by fork even, is the step's own."""
+    with suppress(psutil.Error):
+        for child in process.children():
+            with suppress(psutil.Error):
+                if child.cmdline()[1:3] == ["-m", "pipeline"]:
+                    yield child
+                else:
+                    yield from _steps(child)
 
 
 def _warn(process: psutil.Process, number: int) -> None:

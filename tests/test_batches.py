@@ -3,13 +3,16 @@ from __future__ import annotations
 import gc
 import math
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import batches, shards
 from pipeline.batches import (
+    Batch,
     TileData,
     TileDataset,
     _as_it_is,
@@ -279,6 +283,61 @@ def test_workers_read_a_store_that_their_parent_has_open(shard: Shard, start: st
     seen = [int(image[0, 0, 0]) for images, _ in loader for image in images]
     assert before == seen == list(range(8))
     assert int(tiles[Draw(0, 3)][0][0, 0, 0]) == 3  # the parent's is as it was
+
+
+class Slow(TileDataset):
+    """Tiles that take a minute each to read, as from a file system that hangs."""
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        if draws[0].tile:
+            time.sleep(60)
+        return super().__getitems__(draws)
+
+
+@pytest.mark.parametrize(("start", "number"), [("fork", signal.SIGTERM), ("spawn", signal.SIGUSR1)])
+def test_workers_die_of_nobody_elses_signals_and_at_once_of_their_parents(
+    shard: Shard, start: str, number: signal.Signals
+) -> None:
+    tiles = Slow([shard("a", {"train": [plain(n) for n in range(3)]})], "train", 0)
+    draws = EpochSampler(tiles.stretches, 0, shuffle=None, batch_size=1)
+    loader = batches.TileLoader(tiles, draws, 1)
+    loader.multiprocessing_context = start
+    iterator = iter(loader)
+    next(iterator)  # it has started, and reads the next one
+    (worker,) = iterator._workers
+    subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    began = time.monotonic()
+    worker.terminate()
+    worker.join(30)
+    assert time.monotonic() - began < 10
+    assert worker.exitcode == 0  # of another, torch would make an error
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_workers_of_a_killed_process_end(shard: Shard) -> None:
+    folder = shard("a", {"train": [plain(n) for n in range(9)]}).folder
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.batches import TileDataset, TileLoader\n"
+        "from pipeline.draws import EpochSampler\n"
+        "from pipeline.shards import ShardReader\n"
+        "tiles = TileDataset([ShardReader(Path(sys.argv[1]))], 'train', 0)\n"
+        "draws = EpochSampler(tiles.stretches, 0, shuffle=None, batch_size=1)\n"
+        "iterator = iter(TileLoader(tiles, draws, 2))\n"
+        "next(iterator)\n"
+        "print(*(worker.pid for worker in iterator._workers), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 def test_a_dataset_is_sent_without_open_stores(shard: Shard) -> None:

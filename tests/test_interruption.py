@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import interruption
 from pipeline.interruption import Interruption, ask_for_requeue
+from tests.test_tune import opened, settings_file
+from tests.test_tuning import states
 
 RUNNING = "JobId=17 JobName=train JobState=RUNNING Reason=None PreemptTime=None"
 PREEMPTED = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-01-02T03:04:05")
@@ -110,15 +114,25 @@ def test_a_warning_that_comes_too_early_is_heeded_later() -> None:
 def test_snakemake_hands_warnings_on_to_its_step_inside_a_job(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """With a handler of SIGTERM that is set later, as Snakemake's is; other children get none."""
+    """With a handler of SIGTERM that is set later, as Snakemake's is; other children get none.
+
+    Neither does what a step has forked, whose command line is the step's.
+    """
     package = tmp_path / "pipeline"
     package.mkdir()
     (package / "__main__.py").write_text(
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "time.sleep(1)\n"  # not ready yet: a SIGUSR1 would be the end
+        "name = 'step' if os.fork() else 'forked'\n"
         "for n in (signal.SIGUSR1, signal.SIGTERM):\n"
-        "    signal.signal(n, lambda n, _: sys.exit(f'step: {signal.Signals(n).name}'))\n"
-        "time.sleep(30)\n",
+        "    signal.signal(n, lambda n, _: sys.exit(f'{name}: {signal.Signals(n).name}'))\n"
+        "if name == 'forked':\n"
+        "    time.sleep(4)\n"
+        "    os._exit(0)\n"
+        "try:\n"
+        "    time.sleep(30)\n"
+        "finally:\n"
+        "    os.wait()\n",
         "utf-8",
     )
     program = (
@@ -138,6 +152,42 @@ def test_snakemake_hands_warnings_on_to_its_step_inside_a_job(
         env=os.environ | {"SLURM_JOB_ID": "17"}, cwd=Path(interruption.__file__).parents[1],
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("1 None\n", f"step: {number.name}\n")
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_step_whose_workers_are_signalled_too_can_be_gone_on_with(
+    tmp_path: Path, command: str
+) -> None:
+    """SLURM's SIGTERM goes to all processes of a job, and a trial is not failed by it."""
+    path = settings_file(
+        tmp_path,
+        training={"epochs": 5000, "patience": 5000, "workers": 1, "sample_tiles": 0},
+        tuning={"trials": 1, "space": {"training.learning_rate": [0.001]}},
+    )  # fmt: skip
+    paths = opened(path).paths
+    folder = paths.models if command == "train" else paths.trial(0)
+    step = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", command, "--config", str(path)],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(interruption.__file__).parents[1],
+    )  # fmt: skip
+    with step:
+        deadline = time.monotonic() + 120
+        while not (folder / "curves.csv").exists():
+            assert step.poll() is None, step.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        workers = psutil.Process(step.pid).children(recursive=True)
+        assert workers
+        for pid in (*(worker.pid for worker in workers), step.pid):
+            os.kill(pid, signal.SIGTERM)
+        _, told = step.communicate(timeout=60)
+    assert step.returncode == 75, told
+    assert "Training was interrupted (SIGTERM) after " in told
+    assert (folder / "last.ckpt").exists()
+    if command == "tune":
+        assert states(paths.tuning) == ["RUNNING"]
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 @pytest.mark.usefixtures("_signals")

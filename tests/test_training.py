@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -513,6 +514,15 @@ def test_iterations_alone_are_not_limited_by_epochs(shard: Path, tmp_path: Path)
     assert [int(row["step"]) for row in curves(tmp_path)] == [50, 100, 105]
 
 
+def warn_all(warning: signal.Signals) -> None:
+    """Signal this process and its workers, as SLURM does: not by itself, whose word ends them."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    pids = [str(process.pid) for process in processes]
+    subprocess.run(["kill", f"-{warning.value}", *pids], check=True)
+    time.sleep(0.1)  # those who would die of it
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize(
     ("warning", "preempted", "requeued"),
     [
@@ -529,8 +539,10 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     warning: signal.Signals,
     preempted: str,
     requeued: bool,
+    workers: int,
 ) -> None:
-    whole = run(shard, tmp_path / "whole")
+    settings = SETTINGS.model_copy(update={"workers": workers})
+    whole = run(shard, tmp_path / "whole", SETTINGS, {"same": 1})
     asked: list[list[str]] = []
 
     def scontrol(*arguments: str) -> str:
@@ -544,10 +556,11 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     class Warner(Follower):
         def stepped(self, step: int, *_: float) -> None:
             if step == 3:
-                os.kill(os.getpid(), warning)
+                assert len(psutil.Process().children()) >= 2 * workers  # and for validation
+                warn_all(warning)
 
     with pytest.raises(InterruptedTrainingError, match="after 4 steps") as error:
-        run(shard, tmp_path / "warned", followers=[Warner()])
+        run(shard, tmp_path / "warned", settings, {"same": 1}, followers=[Warner()])
     assert error.value.exit_code == 75
     assert warning.name in error.value.what
     answer = "SLURM starts job 17 again."
@@ -556,7 +569,7 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     assert error.value.items == (answer,)
     assert (["requeue", "17"] in asked) == requeued
     assert signal.getsignal(warning) == before
-    assert run(shard, tmp_path / "warned") == whole
+    assert run(shard, tmp_path / "warned", settings, {"same": 1}) == whole
     assert published(tmp_path / "warned") == published(tmp_path / "whole")
 
 
