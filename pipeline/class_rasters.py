@@ -19,6 +19,9 @@ from pipeline.nomenclature import IGNORE, Nomenclature
 NOMENCLATURE_TAG = "TESELA_NOMENCLATURE"
 """GeoTIFF tag with the fingerprint of the nomenclature that a class raster was made with."""
 
+CHANGES_TAG = "TESELA_CHANGES_OF"
+"""The same of a change map, whose values are no classes but pairs of them."""
+
 
 def class_raster(path: Path, grid: PixelGrid, classes: Nomenclature) -> geotiff.RasterReader:
     """Open a class raster of this run, and check that it is one.

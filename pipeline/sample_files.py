@@ -22,6 +22,7 @@ import pyproj
 from pipeline.errors import InputError, OutputError
 from pipeline.interpretation import InterpretedSample, Stratum, interpreted
 from pipeline.numerals import listed, plural
+from pipeline.sample_chips import height
 from pipeline.sample_draw import SamplePoint
 from pipeline.sample_form import FIELDS, FILLED, sample_style
 
@@ -77,6 +78,7 @@ def write_sample(
     crs: str,
     design: Mapping[str, str],
     chips: str | None = None,
+    dates: int = 1,
 ) -> None:
     """Write the points of a sample; the same points give the same bytes.
 
@@ -87,6 +89,7 @@ def write_sample(
         crs: Coordinate reference system of the layer.
         design: How they were drawn: keys and values.
         chips: Folder of their image chips, which :func:`chip_name` names; None for none.
+        dates: Orthophotos that each of them shows.
 
     Raises:
         OutputError: If it cannot be written.
@@ -113,7 +116,7 @@ def write_sample(
         "geom": [struct.pack("<BIdd", 1, 1, point.x, point.y) for point in points],
     }
     batch = pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema)
-    style = sample_style([stratum.name for stratum in strata], bool(chips))
+    style = sample_style([stratum.name for stratum in strata], bool(chips), height(dates))
     vector_files.write_geopackage([batch], schema, draft, LAYER, crs, style)
     told = {**design, "layout": str(LAYOUT), "points": str(len(points))}
     with closing(sqlite3.connect(draft)) as base:

@@ -44,12 +44,13 @@ _RULES = (
 _FOLDER = "file_path(layer_property(@layer, 'path'))"
 
 
-def sample_style(names: Sequence[str], chips: bool = True) -> str:
+def sample_style(names: Sequence[str], chips: bool = True, rows: int = HEIGHT) -> str:
     """QGIS style of a sample: symbols by what is interpreted, ids as labels, the form.
 
     Args:
         names: Names of the classes that a point may be.
         chips: Whether there are image chips to show.
+        rows: Their height.
 
     Returns:
         XML text for ``layer_styles.styleQML``, as QGIS 3.22 writes it.
@@ -62,7 +63,7 @@ def sample_style(names: Sequence[str], chips: bool = True) -> str:
     )
     _renderer(style)
     _labels(style)
-    _widgets(style, names, chips)
+    _widgets(style, names, chips, rows)
     _table(style, chips)
     _form(style, chips)
     ET.SubElement(style, "previewExpression").text = '"id"'
@@ -121,7 +122,7 @@ def _labels(style: ET.Element) -> None:
     ET.SubElement(settings, "rendering", drawLabels="1", displayAll="0", obstacle="0")
 
 
-def _widgets(style: ET.Element, names: Sequence[str], chips: bool) -> None:
+def _widgets(style: ET.Element, names: Sequence[str], chips: bool, rows: int) -> None:
     fields = ET.SubElement(style, "fieldConfiguration")
     for name in _FIELDS:
         field = ET.SubElement(fields, "field", name=name, configurationFlags="None")
@@ -132,7 +133,7 @@ def _widgets(style: ET.Element, names: Sequence[str], chips: bool) -> None:
         elif name == "certainty":
             _choice(field, [(_UNTOLD, _NULL), *((word, word) for word in CERTAINTIES)])
         elif name == "chip":
-            _picture(field)
+            _picture(field, rows)
         else:
             _widget(field, "TextEdit")
     aliases = ET.SubElement(style, "aliases")
@@ -160,13 +161,13 @@ def _choice(field: ET.Element, entries: Sequence[tuple[str, str]]) -> None:
         ET.SubElement(entry, "Option", name=shown, type="QString", value=value)
 
 
-def _picture(field: ET.Element) -> None:
+def _picture(field: ET.Element, rows: int) -> None:
     options = _widget(
         field,
         "ExternalResource",
         {
             "DocumentViewer": ("int", "1"),  # a picture
-            "DocumentViewerHeight": ("int", str(HEIGHT + _EDGE)),
+            "DocumentViewerHeight": ("int", str(rows + _EDGE)),
             "DocumentViewerWidth": ("int", "0"),
             "FileWidget": ("bool", "false"),
             "FileWidgetButton": ("bool", "false"),

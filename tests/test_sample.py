@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import area_estimates, cli, config, geotiff, publication, stages, styles
+from pipeline import (
+    area_estimates,
+    cli,
+    config,
+    geotiff,
+    publication,
+    sample_chips,
+    stages,
+    styles,
+)
 from pipeline.class_rasters import NOMENCLATURE_TAG, sidecars
 from pipeline.confusion import ConfusionMatrix
 from pipeline.errors import InputError, OutputError, SettingsError, TeselaError
@@ -29,7 +38,7 @@ from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import IGNORE
 from pipeline.own_ground import _earlier, own_ground
 from pipeline.run import Run
-from pipeline.sample_chips import DETAIL, ZOOM
+from pipeline.sample_chips import DETAIL, HEIGHT, ZOOM
 from pipeline.sample_draw import SheetMap
 from pipeline.sample_files import chips_folders, interpretation_digest, read_sample
 from pipeline.stages import SampleDesign, sampling
@@ -565,6 +574,96 @@ def write_ids(path: Path, ids: NDArray[np.uint8], grid: PixelGrid) -> Path:
         raster.write(grid.window, ids)
     sidecars(path)[0].write_text(styles.class_pam(NAMES, COLORS), "utf-8")
     return path
+
+
+def shifted_orthophoto(path: Path, value: int, up: int, left: int) -> Path:
+    """Grey ground that reaches beyond the west's map: rows above, columns to the left."""
+    grid = GRIDS["west"]
+    with rasterio.open(
+        path, "w", driver="GTiff", width=grid.width + left, height=grid.height + up, count=3,
+        dtype="uint8", crs=grid.crs, tiled=True,
+        transform=rasterio.Affine(0.5, 0, grid.left - left / 2, 0, -0.5, grid.top + up / 2),
+    ) as target:  # fmt: skip
+        pixels = np.full((3, grid.height + up, grid.width + left), value, np.uint8)
+        pixels[0, up:, left:] = np.arange(grid.height)[:, None] // 4
+        pixels[1, up:, left:] = np.arange(grid.width) // 4
+        target.write(pixels)
+    return path
+
+
+def test_a_change_map_is_sampled_with_both_dates_in_its_chips(tmp_path: Path) -> None:
+    first = write_map(tmp_path / "2005.tif", "west")
+    later = classes_of("west")
+    later[210:290, 20:200] = 1  # built since
+    second = write_ids(tmp_path / "2010.tif", later, GRIDS["west"])
+    with rasterio.open(second, "r+") as target:
+        target.update_tags(**{NOMENCLATURE_TAG: "a"})
+    changes = tmp_path / "changes.tif"
+    stages.compare_maps(first, second, changes)
+    photos = [
+        shifted_orthophoto(tmp_path / "before.tif", 60, 5, 9),
+        shifted_orthophoto(tmp_path / "after.tif", 180, 0, 0),
+    ]
+    out = tmp_path / "out" / "sample.gpkg"
+    design = SampleDesign(60, rule="equal", minimum=5)
+    stages.sample_maps([changes], photos, out, design)
+    found = read_sample(out)
+    strata = {s.name: (s.pixels, s.sampled) for s in found.strata if s.pixels}
+    assert strata["Forest → Built-up"] == (80 * 180, 15)
+    assert set(strata) == {
+        "Forest, unchanged", "Forest → Built-up", "Built-up, unchanged", "Water, unchanged"
+    }  # fmt: skip
+    frame = geopandas.read_file(out, layer="sample")
+    middle = DETAIL // 2 * ZOOM
+    for point in frame.itertuples():
+        with Image.open(out.parent / point.chip) as image:
+            seen = np.asarray(image).astype(int)
+        assert seen.shape == (sample_chips.height(2), 2 * HEIGHT + 8, 3)
+        for left, blue in ((0, 60), (HEIGHT + 8, 180)):
+            top = sample_chips.TITLE + middle
+            pixel = seen[top : top + ZOOM, left + middle : left + middle + ZOOM].mean(axis=(0, 1))
+            assert np.abs(pixel - (point.row // 4, point.col // 4, blue)).max() < 8, point.id
+    with closing(sqlite3.connect(out)) as base:
+        (style,) = base.execute("SELECT styleQML FROM layer_styles").fetchone()
+    assert f'value="{sample_chips.height(2) + 5}"' in style
+    # All of it in numbers: half of what seems built was so before.
+    fill(out, "UPDATE sample SET reference = (SELECT name FROM strata WHERE "
+         "strata.stratum = sample.stratum)")  # fmt: skip
+    fill(out, "UPDATE sample SET reference = 'Forest, unchanged' WHERE id IN (SELECT id FROM "
+         "sample WHERE reference = 'Forest → Built-up' ORDER BY id LIMIT 6)")  # fmt: skip
+    estimates = stages.assess_sample(out)
+    became = estimates.names.index("Forest → Built-up")
+    assert estimates.area_m2[became] == pytest.approx(80 * 180 / 4 * 9 / 15)
+
+
+def test_every_change_map_has_both_its_orthophotos(tmp_path: Path) -> None:
+    maps = [write_map(tmp_path / f"{sheet}.tif", sheet) for sheet in GRIDS]
+    photos = [write_orthophoto(tmp_path / "o" / f"{sheet}.tif", sheet) for sheet in GRIDS]
+    later = [write_orthophoto(tmp_path / "p" / f"{sheet}.tif", sheet) for sheet in GRIDS]
+    out = tmp_path / "out" / "sample.gpkg"
+    for given in (photos[:1], [*photos, later[0]], [*photos, *later, *photos]):
+        with pytest.raises(SettingsError, match="or two: before and after"):
+            stages.sample_maps(maps, given, out)
+    with pytest.raises(SettingsError, match="the same orthophoto before and after") as same:
+        stages.sample_maps(maps, [photos[0], later[0], photos[1], photos[1]], out)
+    assert same.value.items == (f"{maps[1]}: {photos[1]}",)
+    with pytest.raises(InputError, match="other pixels than their orthophotos") as caught:
+        stages.sample_maps(maps, [*photos, *later], out)  # not by map
+    assert len(caught.value.items) == 2
+    stages.sample_maps(maps, [photos[0], later[0], photos[1], later[1]], out, PLAN)
+    (chips,) = chips_folders(out)
+    assert len(list(chips.iterdir())) == 45
+
+
+def test_change_maps_of_many_classes_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "changes.tif"
+    with RasterWriter(
+        path, GRIDS["west"], "uint16", 65535, (), {"TESELA_CHANGES_OF": "a"}
+    ) as raster:
+        raster.write(GRIDS["west"].window, classes_of("west").astype(np.uint16))
+    with pytest.raises(InputError, match="a change map of 16 classes or more") as caught:
+        stages.sample_maps([path], [], tmp_path / "out" / "sample.gpkg", chips=False)
+    assert "-ot Byte" not in str(caught.value)  # that would cut the values off
 
 
 def test_pixels_that_do_not_cover_as_much_ground_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline import change_styles, config, geotiff, nomenclature, progress
 from pipeline.changes import HECTARE, ChangeCode, ChangeCounts, summed
 from pipeline.class_rasters import (
+    CHANGES_TAG,
     NOMENCLATURE_TAG,
     check_nomenclature,
     class_raster,
@@ -54,7 +55,7 @@ def change_map(run: Run, place: str, before: str, after: str, threads: int = 1) 
             sure = _confidence(paths.confidence(sheet.name), raster) if least else None
             years.append(_year(raster, opened.enter_context(sure) if sure else None))
         code = ChangeCode(tuple(classes.names), tuple(classes.colors))
-        tags = {"TESELA_PLACE": place, "TESELA_CHANGES_OF": classes.fingerprint}
+        tags = {"TESELA_PLACE": place, CHANGES_TAG: classes.fingerprint}
         what = f"changes of {place}, {before} to {after}"
         _compared(what, (years[0], years[1]), common, code, outputs, tags, least, threads)
 
@@ -104,7 +105,7 @@ def compare_maps(
         for raster, path in zip(rasters, confidences or (None, None), strict=True):
             sure = _confidence(path, raster) if path and min_confidence else None
             years.append(_year(raster, opened.enter_context(sure) if sure else None))
-        tags = {"TESELA_CHANGES_OF": fingerprint}
+        tags = {CHANGES_TAG: fingerprint}
         what = f"changes from {before.name} to {after.name}"
         pair = years[0], years[1]
         _compared(what, pair, common, code, outputs, tags, min_confidence, threads)

@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from pipeline import config, confusion, geotiff, imagery, nomenclature, progress, sample_design
 from pipeline.class_rasters import (
+    CHANGES_TAG,
     NOMENCLATURE_TAG,
     check_nomenclature,
     class_raster,
     masked_bytes,
     read_legend,
 )
+from pipeline.comparison import common_pixels
 from pipeline.errors import InputError, Problems, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 
 TARGET_SE = 0.01
 """Standard error of the overall accuracy that a sample is drawn for, unless told otherwise."""
+
+_TITLES = ("before", "after")
 
 _SHUFFLE = 255  # strata have the numbers below for random numbers of their own
 
@@ -86,10 +90,20 @@ class _Output:
 
 
 @dataclass(frozen=True)
+class _Photo:
+    """An orthophoto, and where the first pixel of its map lies on it."""
+
+    path: Path
+    title: str = ""
+    row: int = 0
+    col: int = 0
+
+
+@dataclass(frozen=True)
 class _Source:
     name: str
     raster: Path
-    orthophoto: Path | None
+    photos: tuple[_Photo, ...]
     grid: PixelGrid
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -153,8 +167,8 @@ def sample(
         grid = problems.tried(_image_grid if chips else geotiff.read_grid, sheet.orthophoto)
         if grid is not None:
             problems.tried(_check_map, rasters[name], grid, known)
-            photo = sheet.orthophoto if chips else None
-            sources.append(_Source(name, rasters[name], photo, grid))
+            photos = (_Photo(sheet.orthophoto),) if chips else ()
+            sources.append(_Source(name, rasters[name], photos, grid))
     problems.check("files cannot be used.")
     classes = _Classes(known.names, known.colors, known.fingerprint)
     told = " ".join(f"--config {shlex.quote(str(path))}" for path in configs) or "--config SETTINGS"
@@ -180,7 +194,8 @@ def sample_maps(
 
     Args:
         maps: The maps; ground that several show counts for the first of them.
-        orthophotos: The orthophoto of each, for the chips.
+        orthophotos: The orthophoto of each, for the chips; or, of change maps, two of each one
+            after the other: before and after. They may reach beyond the map.
         out: GeoPackage to write; the chips lie beside it.
         design: How.
         classes: The nomenclature, for maps that do not say the names of their classes.
@@ -195,11 +210,22 @@ def sample_maps(
             pixels that do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
-    if chips and len(orthophotos) != len(maps):
+    if chips and len(orthophotos) not in (len(maps), 2 * len(maps)):
         raise SettingsError(
             f"{plural(len(maps), 'map')} and {plural(len(orthophotos), 'orthophoto')}: each map "
-            "has its own.",
+            "has its own, or two: before and after.",
             remedy="Name them in the same order, or leave the image chips out with --no-chips.",
+        )
+    dates = len(orthophotos) // len(maps) if chips else 0
+    given = [orthophotos[i * dates : (i + 1) * dates] for i in range(len(maps))]
+    same = [
+        f"{path}: {paths[0]}"
+        for path, paths in zip(maps, given, strict=True)
+        if dates == len(_TITLES) and paths[0].resolve() == paths[1].resolve()
+    ]
+    if same:
+        raise SettingsError(
+            "Maps have the same orthophoto before and after.", same, "Name that of each date."
         )
     names = [path.stem for path in maps]
     doubled = sorted({name for name in names if names.count(name) > 1})
@@ -211,20 +237,26 @@ def sample_maps(
         )
     problems, other = Problems(), []
     sources = []
-    for i, path in enumerate(maps):
+    for path, paths in zip(maps, given, strict=True):
         grid = problems.tried(_map_grid, path)
-        photo = orthophotos[i] if chips else None
-        image = problems.tried(_image_grid, photo) if photo is not None else None
-        if grid is not None:
-            sources.append(_Source(path.stem, path, photo, grid))
-        if grid is not None and image is not None and not image.same_pixels(grid):
-            other.append(f"{path}: {grid}; {photo}: {image}")
+        images = [problems.tried(_image_grid, photo) for photo in paths]
+        if grid is None:
+            continue
+        photos = []
+        for photo, image, title in zip(paths, images, _TITLES, strict=False):
+            place = _place(grid, image) if image is not None else (0, 0)
+            if place is None:
+                other.append(f"{path}: {grid}; {photo}: {image}")
+            else:
+                photos.append(_Photo(photo, title, *place))
+        sources.append(_Source(path.stem, path, tuple(photos), grid))
     if other:
         problems.found(
             InputError(
                 "Maps have other pixels than their orthophotos.",
                 other,
-                "Name the orthophoto that each was made from, in the order of the maps.",
+                "Name the orthophotos that each was made from, in the order of the maps: one of "
+                "each, or two, before and after.",
             )
         )
     legend = _legend([source.raster for source in sources], classes, problems)
@@ -289,9 +321,25 @@ def _image_grid(orthophoto: Path) -> PixelGrid:
     return geotiff.read_orthophoto(orthophoto).grid
 
 
+def _place(grid: PixelGrid, image: PixelGrid) -> tuple[int, int] | None:
+    """Row and column of an orthophoto that a map's first pixel is on; None on other pixels."""
+    try:
+        shared = common_pixels(grid, image, ("map", "orthophoto"))
+    except InputError:
+        return None
+    return (shared.after.row, shared.after.col) if shared.before == grid.window else None
+
+
 def _map_grid(path: Path) -> PixelGrid:
     """Pixels of a class map, whose values are checked to be bytes."""
     with geotiff.RasterReader(path, [1]) as reader:
+        if CHANGES_TAG in reader.tags and reader.read(Window(0, 0, 1, 1)).dtype != np.uint8:
+            raise InputError(
+                f"{path}: is a change map of 16 classes or more, and has too many values to be "
+                "strata of a sample.",
+                remedy="Gather the changes that matter into fewer values (gdal_calc), or map both "
+                "years with 15 classes at most.",
+            )
         masked_bytes(reader)
     return geotiff.read_grid(path)
 
@@ -381,7 +429,8 @@ def _sampled(
         published(out.file, *([chips] if chips else [])) as drafts,
     ):
         name = chips.name if chips else None
-        sample_files.write_sample(drafts[0], points, entries, crs, told, name)
+        dates = max(len(source.photos) for source in sources)
+        sample_files.write_sample(drafts[0], points, entries, crs, told, name, max(1, dates))
         if chips:
             drafts[1].mkdir()
             _write_chips(drafts[1], points, sources, out.threads)
@@ -413,7 +462,7 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
 def _write_chips(
     folder: Path, points: Sequence[SamplePoint], sources: Sequence[_Source], threads: int
 ) -> None:
-    from pipeline.sample_chips import write_chips
+    from pipeline.sample_chips import View, write_chips
     from pipeline.sample_files import chip_name
 
     places: dict[str, dict[Path, tuple[int, int]]] = {}
@@ -422,15 +471,17 @@ def _write_chips(
         places.setdefault(point.sheet, {})[file] = (point.row, point.col)
     with progress.track("image chips", len(points), "chips") as advance:
         for source in sources:
-            if source.name not in places or source.orthophoto is None:
+            if source.name not in places:
                 continue
-            orthophoto = geotiff.read_orthophoto(source.orthophoto)
-            image = imagery.SheetImagery(orthophoto, orthophoto.bands[:3])
-            try:
-                for _ in write_chips(image, places[source.name], threads):
+            with ExitStack() as opened:
+                views = []
+                for photo in source.photos:
+                    orthophoto = geotiff.read_orthophoto(photo.path)
+                    image = imagery.SheetImagery(orthophoto, orthophoto.bands[:3])
+                    opened.callback(image.close)
+                    views.append(View(image, photo.title, photo.row, photo.col))
+                for _ in write_chips(views, places[source.name], threads):
                     advance(1)
-            finally:
-                image.close()
 
 
 def _tell(
