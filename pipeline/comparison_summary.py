@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline import numerals
-from pipeline.bootstrap import FEWEST_BLOCKS, Interval
+from pipeline.bootstrap import FEWEST_BLOCKS, OVERALL, PER_CLASS, Interval, Intervals
 from pipeline.numerals import THIN, count, listed, percent, plain, plural
 from pipeline.run_comparison import JudgedRun, RunComparison
 
@@ -21,7 +21,9 @@ MEASURES = {
 """Scores of all classes together, as people read them, in the order of the page."""
 
 FEW_BLOCKS = 20
-"""From fewer blocks, percentile intervals come out clearly too narrow."""
+"""With effectively fewer blocks, percentile intervals come out clearly too narrow."""
+
+_MEANS = ("mean_iou", "mean_f1", "balanced_accuracy")  # over classes
 
 
 def summary(comparison: RunComparison) -> list[str]:
@@ -46,7 +48,7 @@ def summary(comparison: RunComparison) -> list[str]:
     first, second = ranking[:2]
     best, own = runs[first].name, getattr(scores[first], by)
     leads = [getattr(of, by) for of in comparison.leads]
-    if all(of == Interval(0.0, 0.0, 0.0) for of in leads):
+    if all(_nothing(of) for of in comparison.leads):
         return [
             f"{listed([runs[n].name for n in ranking])} have the same scores to the pixel: a "
             f"{called} of {percent(own.value)}{_bounds(own)} on {_ground(comparison)}."
@@ -55,7 +57,8 @@ def summary(comparison: RunComparison) -> list[str]:
     title = f"is the best by {called}" if sure else f"has the highest {called}"
     sentences = [
         f"{best} {title}: {percent(own.value)}{_bounds(own)} on {_ground(comparison)}.",
-        f"That is {_points(leads[0].value)} more than {runs[second].name}, {_verdict(leads[0])}",
+        f"That is {_points(leads[0].value)} more than {runs[second].name}, "
+        f"{_verdict(comparison.leads[0], by)}",
     ]
     equal = [
         runs[number].name
@@ -114,18 +117,20 @@ def cautions(comparison: RunComparison) -> list[str]:
                 "accuracy are means over the classes in each run’s own labels, so here they "
                 "cannot be compared: overall accuracy ranks the runs."
             )
-        if 0 < comparison.blocks < FEW_BLOCKS:
-            few = f"{plural(comparison.blocks, 'block')} of ground are few: "
+        if 0 < comparison.effective_blocks < FEW_BLOCKS:
+            number = comparison.effective_blocks
+            few = f"{plural(comparison.blocks, 'block')} of ground"
+            if number != comparison.blocks:
+                few += f", effectively {number} for their unlike sizes,"
+            few += " are few: "
             few += (
                 f"with less than {FEWEST_BLOCKS} there are no intervals, which would be far too "
                 "narrow, so that nothing can be said of chance."
-                if comparison.blocks < FEWEST_BLOCKS
+                if number < FEWEST_BLOCKS
                 else "the intervals are likely to be narrower than they should be."
             )
-            told.append(
-                f"{few} More test ground, or a smaller `evaluation.block_px` if objects are "
-                "small, helps."
-            )
+            told.append(f"{few} {_MORE_GROUND}")
+    told += _sparse_classes(comparison)
     if unlike := _of_other_sizes(comparison):
         told.append(unlike)
     if comparison.times > 1:
@@ -143,6 +148,9 @@ def cautions(comparison: RunComparison) -> list[str]:
     return told
 
 
+_MORE_GROUND = "More test ground, or a smaller `evaluation.block_px` if objects are small, helps."
+
+
 def signed(value: float, unit: float = 100.0) -> str:
     """A difference of two shares with its sign, in percentage points; with 1 as unit, as it is."""
     return numerals.signed(unit * value, 1 if unit == 100 else 3)
@@ -154,9 +162,23 @@ def _bounds(interval: Interval) -> str:
     return f" (95{THIN}% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}{THIN}%)"
 
 
-def _verdict(lead: Interval) -> str:
+def _nothing(lead: Intervals) -> bool:
+    """Whether two runs have the same scores, as the same map has; their bounds may be none."""
+    found = [getattr(lead, key) for key in OVERALL]
+    found += [of for key in PER_CLASS for of in getattr(lead, key)]
+    return all(of.value == 0 or math.isnan(of.value) for of in found)
+
+
+def _verdict(of: Intervals, key: str, back: bool = False) -> str:
+    """Whether a score's difference, or the one back, is more than chance."""
+    lead = getattr(of, key)
+    if back:
+        lead = Interval(-lead.value, -lead.high, -lead.low)
     if math.isnan(lead.low):
-        return "on too little ground to say whether that is more than chance."
+        little = "on too little ground"
+        if key in _MEANS and not of.unbounded and of.sparse:
+            little += f" with {listed([name for name, _ in of.sparse])}"
+        return f"{little} to say whether that is more than chance."
     bounds = (
         f"a 95{THIN}% interval of the difference from {signed(lead.low)} to {signed(lead.high)}"
     )
@@ -174,17 +196,21 @@ def _accuracy_sentence(comparison: RunComparison) -> str:
     if percent(accuracies[ahead]) == best:
         others = [n for n in ranking[1:] if percent(accuracies[n]) == best]
         if not others:
-            rest = max(accuracies[number] for number in ranking[1:])
-            return (
-                f"By overall accuracy it is ahead, too: {best} of the pixels, {percent(rest)} next."
+            rest = max(ranking[1:], key=lambda number: accuracies[number])
+            told = (
+                f"By overall accuracy it is ahead, too: {best} of the pixels, "
+                f"{percent(accuracies[rest])} next"
             )
+            lead = comparison.leads[ranking.index(rest) - 1]
+            if math.isnan(lead.mean_iou.low) and not lead.unbounded:
+                return f"{told}, {_verdict(lead, 'overall_accuracy')}"
+            return f"{told}."
         level = listed([runs[number].name for number in others])
         return f"By overall accuracy it is level with {level}: {best} of the pixels."
-    of = comparison.leads[ranking.index(ahead) - 1].overall_accuracy
-    back = Interval(-of.value, -of.high, -of.low)
+    lead = comparison.leads[ranking.index(ahead) - 1]
     return (
         f"By overall accuracy, {runs[ahead].name} is ahead of it: {percent(accuracies[ahead])} of "
-        f"the pixels against {best}, {_verdict(back)}"
+        f"the pixels against {best}, {_verdict(lead, 'overall_accuracy', back=True)}"
     )
 
 
@@ -200,6 +226,28 @@ def _apart(runs: Sequence[JudgedRun]) -> str:
         f"{why} Scores are of each run’s own ground, which may be easier in one than in another; "
         "differences are told of those pairs alone that share any."
     )
+
+
+def _sparse_classes(comparison: RunComparison) -> list[str]:
+    """Classes that lie in too few blocks for an interval, and what has none therefore."""
+    found: dict[str, list[str]] = {}
+    for run, of in zip(comparison.runs, comparison.scores, strict=True):
+        if of.sparse and not of.unbounded:
+            worth = "effectively " if of.effective_blocks != of.blocks else ""
+            (name, number), *others = of.sparse
+            parts = [f"{name} in {worth}{plural(number, 'block')} of ground"]
+            parts += [f"{other} in {count(fewer)}" for other, fewer in others]
+            found.setdefault(listed(parts), []).append(run.name)
+    judged = sum(of.blocks > 0 for of in comparison.scores)
+    told = []
+    for classes, names in found.items():
+        where = "" if len(names) == judged else f" (in {listed(names)})"
+        told.append(
+            f"Too little ground for some intervals{where}: {classes}, where one takes "
+            f"{FEWEST_BLOCKS}. So mean IoU, mean F1 and balanced accuracy have none either: they "
+            f"hang on each class as much as on any other. {_MORE_GROUND}"
+        )
+    return told
 
 
 def _of_other_sizes(comparison: RunComparison) -> str:

@@ -123,6 +123,11 @@ class RunComparison:
         return max(part.blocks for part in self.scores) if self.fair else 0
 
     @property
+    def effective_blocks(self) -> int:
+        """How many of one size those are worth, in the run where they are fewest."""
+        return min((of.effective_blocks for of in self.scores if of.blocks), default=0)
+
+    @property
     def sides(self) -> tuple[float, ...]:
         """Sides of the blocks that the scores are of, in units of their coordinate systems."""
         return tuple(sorted({side for _, side in self._lattices}))
@@ -147,6 +152,7 @@ class RunComparison:
             "same_ground": self.fair,
             "same_labels": self.same_labels,
             "common_blocks": self.blocks,
+            "common_effective_blocks": self.effective_blocks if self.fair else 0,
             "block_sides": self.sides,
             "blocks_put_together": self.times,
             "ranked_by": self.ranked_by,

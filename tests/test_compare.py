@@ -288,7 +288,9 @@ def test_few_blocks_and_other_covers_are_told() -> None:
     cards = [CARD, CARD | {"nomenclature": "xyz"}]
     runs = [run_of(f"r{n}", few, card=card) for n, card in enumerate(cards)]
     told = cautions(compared(runs, draws=100))
-    assert told[0].startswith("6 blocks of ground are few: with less than 10 there are no interv")
+    assert told[0].startswith(
+        "6 blocks of ground, effectively 5 for their unlike sizes, are few: with less than 10 there"
+    )
     assert told[1].startswith("Classes of the same names gather other covers in r1 ")
 
 
@@ -313,6 +315,82 @@ def test_too_few_blocks_have_no_bounds_anywhere() -> None:
     eleven = [run_of(n, blocks(judged(truth()[:11], 0.8))) for n in "ab"]
     (few,) = cautions(compared(eleven, draws=100))
     assert "likely to be narrower" in few
+
+
+def rare_truth(number: int) -> NDArray[np.int64]:
+    """Reference pixels, 2000 in each block; the third class lies in the first so many."""
+    reference = truth()
+    reference[number:, 2] = 0
+    reference[:, 0] = 2000 - reference[:, 1:].sum(axis=1)
+    return reference
+
+
+def rare_pair(number: int) -> RunComparison:
+    """Two runs of which one is better everywhere, with a class in so many blocks of 30."""
+    counts = judged(rare_truth(number), 0.6)
+    gained = counts.copy()
+    for at in range(3):
+        gain = gained[:, at, (at + 1) % 3] // 2
+        gained[:, at, at] += gain
+        gained[:, at, (at + 1) % 3] -= gain
+    return compared([run_of("low", blocks(counts)), run_of("high", blocks(gained))], draws=100)
+
+
+def test_a_class_on_too_little_ground_leaves_the_lead_in_mean_iou_open() -> None:
+    found = rare_pair(8)
+    assert found.effective_blocks == found.blocks == BLOCKS
+    first, second, third = summary(found)
+    assert first.startswith("high has the highest mean IoU: ")
+    assert "interval" not in first
+    assert second.endswith(
+        f"points more than low, on too little ground with {NAMES[2]} to say whether that is more "
+        "than chance."
+    )
+    assert third.startswith("By overall accuracy it is ahead, too: ")
+    assert third.endswith(": more than the chance of which ground was looked at.")
+    (told,) = cautions(found)
+    assert told.startswith(
+        f"Too little ground for some intervals: {NAMES[2]} in 8 blocks of ground, where one takes "
+        "10. So mean IoU, mean F1 and balanced accuracy have none either"
+    )
+    for run in json.loads(found.as_json())["runs"]:
+        assert run["scores"]["unbounded"] is None
+        assert run["scores"]["unbounded_means"].endswith(f"and there are 8 with {NAMES[2]}")
+        assert run["scores"]["mean_iou"]["low"] is None
+        assert run["scores"]["kappa"]["low"] is not None
+    rows = [r for r in csv.DictReader(io.StringIO(found.as_csv())) if r["score"] == "mean_iou"]
+    assert [(row["low"], row["difference_high"]) for row in rows] == [("", "")] * 2
+    page = Page(render(found, 100))
+    assert page.row("high", 9)[4] == percent(found.scores[1].mean_iou.value)
+    assert told.replace("`", "") in page.text
+    enough = rare_pair(10)
+    assert cautions(enough) == []
+    assert summary(enough)[0].startswith("high is the best by mean IoU: ")
+
+
+def test_blocks_of_unlike_sizes_are_few_by_what_they_are_worth() -> None:
+    """Four whole blocks and twelve strips of a sixteenth."""
+    counts = judged(truth()[:16], 0.6)
+    counts[4:] //= 16
+    found = compared([run_of("a", blocks(counts)), run_of("b", blocks(counts))], draws=100)
+    assert (found.blocks, found.effective_blocks) == (16, 4)
+    (told,) = cautions(found)
+    assert told.startswith(
+        "16 blocks of ground, effectively 4 for their unlike sizes, are few: with less than 10 "
+    )
+    assert json.loads(found.as_json())["common_effective_blocks"] == 4
+    # The same map twice is one, with bounds or without.
+    assert summary(found)[0].startswith("a and b have the same scores to the pixel")
+
+
+def test_a_kappa_of_nothing_has_no_sign() -> None:
+    """Both classes are mapped at random: kappa is -0.0001 or so."""
+    counts = np.zeros((20, 3, 3), np.int64)
+    counts[:, :2, :2] = [[2499, 2501], [2500, 2500]]
+    runs = [run_of(name, blocks(counts)) for name in ("a", "b")]
+    found = compared(runs, draws=100)
+    assert -0.0005 < found.scores[0].kappa.value < 0
+    assert Page(render(found, 100)).row("a", 9)[-1] == "0.0000.000 to 0.000"
 
 
 # In words.
@@ -487,7 +565,7 @@ def test_the_page_holds_scores_differences_settings_models_and_time(
     row = page.row("good", 9)
     assert row[1:5] == ["30", count(truth().sum()), told(own.overall_accuracy), told(own.mean_iou)]
     kappa = own.kappa
-    assert row[-1] == f"{kappa.value:.3f}{kappa.low:.3f}–{kappa.high:.3f}"
+    assert row[-1] == f"{kappa.value:.3f}{kappa.low:.3f} to {kappa.high:.3f}"
     gain = pair.differences[1]
     assert gain is not None
     difference = page.row("run<img src=x onerror=alert(1)>", 8)[3]
