@@ -105,7 +105,7 @@ def interpreted(
     """
     _check_strata(strata, drawn, source)
     wrong = _lost(rows, drawn)
-    classes = _Classes([stratum.name for stratum in strata])
+    classes = ClassNames([stratum.name for stratum in strata])
     matrix = np.zeros((len(strata), len(strata)), np.int64)
     unlabelled, unsure, last = [], [], 0
     for row in sorted((row for row in rows if row["id"] in drawn), key=lambda row: row["id"]):
@@ -138,7 +138,7 @@ def interpreted(
     return InterpretedSample(strata, matrix, tuple(unlabelled), skipped, tuple(unsure), design)
 
 
-class _Classes:
+class ClassNames:
     """Classes by their names as people write them: in any case, with blanks around."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -148,9 +148,10 @@ class _Classes:
             self._plain.setdefault(_text(name).casefold(), number)
 
     def find(self, written: str) -> int | None:
+        """Id of the class that is meant; None for none."""
         if written in self.names:  # two names may differ by nothing but case
             return self.names.index(written)
-        return self._plain.get(written.casefold())
+        return self._plain.get(_text(written).casefold())
 
 
 def _text(value: object) -> str:

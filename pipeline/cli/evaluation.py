@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline import progress
+from pipeline.area_estimates import Sampling
 from pipeline.cli.options import Config, Sheet, Threads, app, opened_run
 from pipeline.errors import SettingsError
 from pipeline.numerals import listed
@@ -199,19 +201,52 @@ def sample(
 @app.command()
 def assess(
     config: Annotated[
-        list[Path] | None, typer.Option("--config", "-c", help="Settings of a run with a sample.")
+        list[Path] | None,
+        typer.Option("--config", "-c", help="Settings of a run, with a sample or with --points."),
     ] = None,
     sample_file: Annotated[
         Path | None, typer.Option("--sample", help="Any interpreted sample instead (.gpkg).")
     ] = None,
-    map_file: Annotated[
-        Path | None, typer.Option("--map", help="Any class map instead, with --reference.")
+    map_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--map", help="Any class map instead, with --reference; with --points, several."
+        ),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Class raster that says what every pixel really is.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="JSON of files; a CSV lies beside it.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="JSON to write, a CSV lies beside it; with --points, a folder."
+        ),
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help="Points drawn elsewhere: GeoPackage, GeoJSON, Shapefile or CSV."),
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(help="Field of --points with the class, by its name or id.")
+    ] = None,
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(
+            help="How --points were drawn: at random over all of the maps (simple), on a regular "
+            "grid, or at random in each class of these very maps.",
+            show_default="simple",
+        ),
+    ] = None,
+    sheets: Annotated[
+        str | None,
+        typer.Option(help="Sheets of the run that --points are of, with commas; all by default."),
+    ] = None,
+    points_crs: Annotated[
+        str | None,
+        typer.Option(help="Coordinate reference system of --points that do not say it."),
+    ] = None,
+    points_layer: Annotated[
+        str | None, typer.Option(help="Layer of --points; the only one by default.")
     ] = None,
     nomenclature: Annotated[
         Path | None,
@@ -247,7 +282,16 @@ def assess(
     seen at the points (Olofsson et al. 2014). Where a raster says what every pixel really is,
     --map and --reference count it all.
 
+    --points are of Collect Earth Online, AcATaMa, SEPAL or the field: a simple random or a
+    systematic sample of the ground of the maps, or one that was drawn in each class of these very
+    maps. Points that were drawn in other strata, several in a plot, or by hand, do not tell areas
+    with these formulas. Of a CSV, columns lon and lat are WGS 84; x and y ask for --points-crs.
+
     Example: python -m pipeline assess --config my_run.yaml
+
+    Example: python -m pipeline assess --config my_run.yaml --points plots.gpkg --field class
+
+    Example: python -m pipeline assess --map 0722.tif --points ceo.csv --field Cover --out ceo
 
     Example: python -m pipeline assess --sample sample/sample.gpkg --out sample/estimates.json
 
@@ -255,19 +299,55 @@ def assess(
     """
     from pipeline import area_tables
 
-    chosen = [bool(config), sample_file is not None, map_file is not None or reference is not None]
-    if sum(chosen) != 1 or (map_file is None) != (reference is None):
-        raise SettingsError(
-            "assess: asks for one of --config, --sample, or --map with --reference."
-        )
+    asked = (
+        "assess: asks for one of --config, --sample, or --map with --reference; or for --points "
+        "with --config or --map."
+    )
+    if sum([bool(config), sample_file is not None, bool(map_files)]) != 1:
+        raise SettingsError(asked)
+    of_points = {
+        "--field": field, "--sampling": sampling, "--points-crs": points_crs,
+        "--points-layer": points_layer, "--sheets": sheets,
+    }  # fmt: skip
     drawing = {"--allocation": allocation, "--minimum": minimum, "--seed": seed}
-    unused = [option for option, value in drawing.items() if value is not None]
-    if size is None and unused:
-        raise SettingsError(
-            f"assess: {listed(unused)} {'is' if len(unused) == 1 else 'are'} of the points that "
-            "--size draws; say how many, too."
+    if points is not None:
+        others = {
+            "--sample": sample_file, "--reference": reference, "--finite": finite or None,
+            "--size": size, **drawing,
+        }  # fmt: skip
+        _refuse(others, "not of points drawn elsewhere; leave {} out")
+        if field is None:
+            raise SettingsError("assess: --points asks for --field, which says their classes.")
+        if config and nomenclature:
+            raise SettingsError("assess: --nomenclature is of maps without a run; it has its own.")
+        if map_files and sheets is not None:
+            raise SettingsError("assess: --sheets goes with --config; name the files with --map.")
+        from pipeline import stages as functions
+
+        foreign = functions.PointSample(
+            points, field, sampling or functions.PointSample.sampling, points_crs, points_layer
         )
-    if map_file is not None and reference is not None:
+        if config:
+            names = _sheet_names("assess", sheets)
+            _, run = opened_run(config)
+            estimates = functions.assess_points(
+                run, foreign, names, out, partial=partial, threads=threads
+            )
+        else:
+            estimates = functions.assess_map_points(
+                map_files or [], foreign, out, classes=nomenclature, partial=partial,
+                threads=threads,
+            )  # fmt: skip
+        progress.stdout.print(area_tables.area_tables(estimates))
+        return
+    _refuse(of_points, "of points drawn elsewhere; name them with --points, or leave out {}")
+    if size is None:
+        _refuse(drawing, "of the points that --size draws; say how many, too, or leave out {}")
+    if bool(map_files) != (reference is not None):
+        raise SettingsError(asked)
+    if map_files and reference is not None:
+        if len(map_files) > 1:
+            raise SettingsError("assess: --reference is compared with one --map; name one.")
         if partial or finite:
             raise SettingsError("assess: --partial and --finite are of interpreted samples.")
         from pipeline import stages as functions
@@ -278,7 +358,7 @@ def assess(
             minimum=usual.minimum if minimum is None else minimum, seed=seed or usual.seed,
         )  # fmt: skip
         found = functions.assess_reference(
-            map_file, reference, out,
+            map_files[0], reference, out,
             classes=nomenclature, design=design if size else None, threads=threads,
             counted=lambda exact: progress.stdout.print(area_tables.area_tables(exact)),
         )  # fmt: skip
@@ -297,3 +377,28 @@ def assess(
         stages, run = opened_run(config or [])
         estimates = stages.assess(run, partial=partial, finite=finite)
     progress.stdout.print(area_tables.area_tables(estimates))
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that were given and mean nothing, all at once.
+
+    Args:
+        options: Options with their values; None where they were not given.
+        why: What they are, with ``{}`` for them.
+
+    Raises:
+        SettingsError: If any was given.
+    """
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        is_are = "is" if len(given) == 1 else "are"
+        them = "it" if len(given) == 1 else "them"
+        raise SettingsError(f"assess: {listed(given)} {is_are} {why.format(them)}.")
+
+
+def _sheet_names(command: str, sheets: str | None) -> list[str]:
+    """Names of sheets with commas between them; none for all."""
+    names = [name.strip() for name in (sheets or "").split(",") if name.strip()]
+    if sheets is not None and not names:
+        raise SettingsError(f"{command}: --sheets {sheets!r} names no sheet; leave it out for all.")
+    return names

@@ -14,6 +14,7 @@ from pipeline.stages.evaluation import confusion, evaluation
 from pipeline.stages.labels import check_polygons, class_proportions, index_values, label_raster
 from pipeline.stages.mapping import map_imagery, map_sheet
 from pipeline.stages.orthophotos import map_orthophotos
+from pipeline.stages.point_assessment import PointSample, assess_map_points, assess_points
 from pipeline.stages.qgis import error_raster, mosaic, qgis_project
 from pipeline.stages.reporting import report
 from pipeline.stages.run_comparison import compare
@@ -23,9 +24,12 @@ from pipeline.stages.training import train, tune, tuning_report
 from pipeline.stages.vectors import vector_map, vector_raster
 
 __all__ = [
+    "PointSample",
     "Run",
     "SampleDesign",
     "assess",
+    "assess_map_points",
+    "assess_points",
     "assess_reference",
     "assess_sample",
     "change_map",

@@ -194,7 +194,7 @@ def _assessed(
         estimates, sheets=sheets, splits=splits, maps=found.design.get("maps_digest", ""),
         skipped=_skipped(found), interpretation=found.digest,
     )  # fmt: skip
-    _warn(estimates)
+    warn_of_gaps(estimates)
     _write(estimates, targets)
     return estimates
 
@@ -273,7 +273,7 @@ def _sampled(
     points = draw(strata, sizes, design.seed, threads)
     seen = full_reference.truth_at(points, real, classes)
     estimates = area_estimates.estimate(exact.names, seen, strata.area_m2, pixels=strata.pixels)
-    _warn(estimates)
+    warn_of_gaps(estimates)
     return replace(estimates, sheets=exact.sheets, maps=exact.maps)
 
 
@@ -340,7 +340,7 @@ def _write(estimates: AreaEstimates, targets: _Targets) -> None:
     log.info("%s and %s", *targets)
 
 
-def _warn(estimates: AreaEstimates) -> None:
+def warn_of_gaps(estimates: AreaEstimates) -> None:
     """Say what the intervals cannot be trusted with."""
     points = estimates.sample.sum(axis=1)
     single = [estimates.names[k] for k in np.flatnonzero(points == 1)]
