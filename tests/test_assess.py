@@ -28,6 +28,7 @@ from pipeline.nomenclature import IGNORE
 from pipeline.run import Run
 from pipeline.sample_design import Rule, allocate, expected_se, least_size
 from pipeline.sample_draw import SheetMap, count_strata, draw
+from pipeline.sample_files import read_sample
 from pipeline.stages import SampleDesign
 from pipeline.stratified_shares import stratified_shares
 
@@ -126,6 +127,7 @@ def test_a_runs_sample_is_assessed(run: Run) -> None:
     expected = replace(
         area_estimates.estimate(NAMES, matrix, mapped, pixels=(mapped * 4).astype(int)),
         sheets=("s",), splits=("map",), maps=maps_digest({"s": run.paths.land_cover_map("s")}),
+        interpretation=read_sample(run.paths.sample).digest,
     )  # fmt: skip
     assert estimates.as_json() == expected.as_json()
     assert run.paths.area_estimates.read_text("utf-8") == expected.as_json()
