@@ -69,13 +69,16 @@ class _Cluster:
 
 
 @contextmanager
-def cluster(name: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[], None]]]:
+def cluster(
+    name: str, workers: int, jobs: str = ""
+) -> Iterator[tuple[Executor, int, Callable[[], None]]]:
     """Start a cluster or go to one, and wait for its first worker.
 
     Args:
         name: ``processes``, ``slurm``, or the address of a scheduler.
         workers: Number of processes or of jobs; of a cluster that is there, how many threads it
             will have at least.
+        jobs: Name of the jobs of SLURM; empty for that of dask's configuration.
 
     Yields:
         What takes tasks, how many run at once, and a check that raises TeselaError when no
@@ -85,8 +88,12 @@ def cluster(name: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[
         SettingsError: If the cluster cannot be started or reached, or runs other versions.
         TeselaError: If no worker comes.
     """
-    starts = {"processes": _processes, "slurm": _slurm}
-    started = starts[name](workers) if name in starts else _existing(name, workers)
+    if name == "processes":
+        started = _processes(workers)
+    elif name == "slurm":
+        started = _slurm(workers, jobs)
+    else:
+        started = _existing(name, workers)
     with started as found:
         check = _Check(found)
         while not (threads := found.client.nthreads()):
@@ -142,13 +149,13 @@ def _environment_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _slurm(jobs: int) -> Iterator[_Cluster]:
+def _slurm(jobs: int, name: str) -> Iterator[_Cluster]:
     # A job whose node has died waits in the queue to run again: dask would cancel it, as one that
     # has lost its worker for 15 s.
     patient = {"distributed.deploy.lost-worker-timeout": "365 days"}
     with (
         dask.config.set(patient),
-        slurm_jobs(jobs) as started,
+        slurm_jobs(jobs, name) as started,
         _client(started.cluster) as client,
     ):
         yield _Cluster(client, started.slots, started.hope)

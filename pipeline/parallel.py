@@ -42,7 +42,7 @@ class Engine:
 
 
 @contextmanager
-def engine(name: str, workers: int, threads: int) -> Iterator[Engine]:
+def engine(name: str, workers: int, threads: int, jobs: str = "") -> Iterator[Engine]:
     """Start an engine; at the end, end it with all that runs in it.
 
     Args:
@@ -51,6 +51,7 @@ def engine(name: str, workers: int, threads: int) -> Iterator[Engine]:
         workers: Number of processes or of jobs; of a cluster that is there, how many threads it
             will have at least: those of workers that come later count in ``slots`` only so.
         threads: Number of threads.
+        jobs: Name of the jobs of SLURM; empty for that of dask's configuration.
 
     Raises:
         SettingsError: If the engine cannot be had.
@@ -66,7 +67,7 @@ def engine(name: str, workers: int, threads: int) -> Iterator[Engine]:
     # Imported here: threads do not pay for dask.
     from pipeline.clusters import cluster
 
-    with cluster(name, workers) as parts:
+    with cluster(name, workers, jobs) as parts:
         yield Engine(*parts)
 
 

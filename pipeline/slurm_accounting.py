@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pipeline.slurm_runs import TILES
+
 log = logging.getLogger(__name__)
 
 FIELDS = (
@@ -53,7 +55,8 @@ class SlurmJob:
     Attributes:
         number: SLURM's number of the job.
         name: Its name.
-        group: Name of the group of rules that it was for; empty if for one rule alone.
+        group: Name of the group of rules that it was for; ``tiles`` if dask's for a shard; empty
+            if for one rule alone.
         rules: The rules that it was for; empty if nothing tells.
         sheet: The wildcards of its rule, such as its sheet; empty for a group or a rule of all.
         state: Such as ``COMPLETED``, in SLURM's words. Of a job one of whose steps ran out of
@@ -238,6 +241,9 @@ def _job(record: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> Slurm
     cpus = int(resources.get("cpu", 0))
     limit = record["TimelimitRaw"]
     group, rules, sheet = _purpose(record["SubmitLine"])
+    if record["JobName"].endswith(TILES):
+        # As a group: what they take is not what their step has to ask for.
+        group, rules = TILES.strip("-"), ("shard",)
     # Such as "CANCELLED by 1000".
     state = (record["State"].split() or ["UNKNOWN"])[0]
     if state == FAILED and any(step["State"] == OUT_OF_MEMORY for step in steps):

@@ -37,11 +37,13 @@ class SlurmJobs:
         cluster: The dask cluster that they belong to.
         slots: Tasks that they run at once when all of them run.
         ids: Their ids.
+        name: Their name; empty for that of dask's configuration.
     """
 
     cluster: Cluster
     slots: int
     ids: Sequence[str]
+    name: str = ""
 
     def hope(self, seconds: float) -> str:
         """What is waited for while no job has a worker; a queue may be long.
@@ -62,18 +64,19 @@ class SlurmJobs:
             return f"a worker since {seconds:.0f} s; jobs: {', '.join(jobs)}"
         raise TeselaError(
             "tiling.dask: slurm: all jobs of the step have ended, and it has not.",
-            [f"job {job}: {_last_words(job)}" for job in self.ids],
+            [f"job {job}: {_last_words(job, self.name)}" for job in self.ids],
             "They ran out of time or memory, or their nodes do not reach this one "
             f"({self.cluster.scheduler_address}; `interface` chooses the network). {_REMEDY}",
         )
 
 
 @contextmanager
-def slurm_jobs(jobs: int) -> Iterator[SlurmJobs]:
+def slurm_jobs(jobs: int, name: str = "") -> Iterator[SlurmJobs]:
     """Submit jobs that are dask workers of a scheduler in this process; cancel them at the end.
 
     Args:
         jobs: Number of jobs; what each asks for is in dask's configuration, ``jobqueue.slurm``.
+        name: Their name; empty for that of dask's configuration.
 
     Raises:
         SettingsError: If this machine cannot submit jobs, or SLURM refuses all of them.
@@ -87,7 +90,7 @@ def slurm_jobs(jobs: int) -> Iterator[SlurmJobs]:
         )
     ids: list[str] = []
     refused: list[str] = []
-    cluster = _cluster(ids, refused)
+    cluster = _cluster(ids, refused, name)
     try:
         cluster.scale(jobs=jobs)
         while len(ids) + len(refused) < jobs:
@@ -99,7 +102,8 @@ def slurm_jobs(jobs: int) -> Iterator[SlurmJobs]:
         if refused:
             log.warning("SLURM takes %d of %d jobs: %s", len(ids), jobs, refused[0])
         log.info("jobs of SLURM: %s", ", ".join(ids))
-        yield SlurmJobs(cluster, len(ids) * int(dask.config.get("jobqueue.slurm.cores")), ids)
+        slots = len(ids) * int(dask.config.get("jobqueue.slurm.cores"))
+        yield SlurmJobs(cluster, slots, ids, name)
     finally:
         # First of all, and without dask: after SIGTERM there may be few seconds left.
         if ids:
@@ -108,7 +112,7 @@ def slurm_jobs(jobs: int) -> Iterator[SlurmJobs]:
             cluster.close(timeout=CLOSE)
 
 
-def _cluster(ids: list[str], refused: list[str]) -> Cluster:
+def _cluster(ids: list[str], refused: list[str], name: str) -> Cluster:
     """A cluster without jobs; those it submits tell their ids, or why they were refused."""
     # The import makes Ctrl-C exit with 0, wherever the process is.
     interrupted = signal.getsignal(signal.SIGINT)
@@ -136,7 +140,12 @@ def _cluster(ids: list[str], refused: list[str]) -> Cluster:
         dask.config.get("jobqueue.slurm.scheduler-options", None) or {}
     )
     try:
-        return SLURMCluster(job_cls=Job, scheduler_options=options, silence_logs=logging.CRITICAL)
+        return SLURMCluster(
+            job_cls=Job,
+            job_name=name or None,
+            scheduler_options=options,
+            silence_logs=logging.CRITICAL,
+        )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise SettingsError(
             "tiling.dask: slurm: dask's configuration cannot be used.",
@@ -151,10 +160,10 @@ def _reason(message: str) -> str:
     return "; ".join(line.removeprefix("sbatch: error: ") for line in lines)
 
 
-def _last_words(job: str) -> str:
+def _last_words(job: str, name: str) -> str:
     """The last line of a job's output, and its file."""
     folder = dask.config.get("jobqueue.slurm.log-directory")
-    name = dask.config.get("jobqueue.slurm.name")
+    name = name or dask.config.get("jobqueue.slurm.name")
     path = Path(folder) / f"{name}-{job}.err" if folder else Path(f"slurm-{job}.out")
     if not path.is_file():
         return "left no output"

@@ -17,6 +17,10 @@ from pipeline.publication import write_text
 from pipeline.slurm_states import read_all
 from pipeline.snakemake_start import Workflow
 
+TILES = "-tiles"
+"""What the names of a run's jobs for ``tiling.dask: slurm`` end with. They are of no start of
+Snakemake and end with their step: none waits for them, and none has to cancel them."""
+
 _SLURM = "snakemake_executor_plugin_slurm"
 _SECONDS = 60.0
 _HERE = ("host", "processes")
@@ -34,6 +38,18 @@ def job_prefix(run: Path) -> str:
     """
     place = hashlib.blake2b(str(run.resolve()).encode(), digest_size=4).hexdigest()
     return f"tesela-{place}"
+
+
+def tile_jobs(run: Path) -> str:
+    """Name of the jobs that cut the tiles of a run's sheets.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        Such as ``tesela-1a2b3c4d-tiles``.
+    """
+    return f"{job_prefix(run)}{TILES}"
 
 
 def begin(workflow: Workflow, run: Path) -> None:

@@ -32,7 +32,7 @@ from pipeline.slurm_accounting import (
     accounting,
     read_jobs,
 )
-from pipeline.slurm_runs import job_prefix
+from pipeline.slurm_runs import job_prefix, tile_jobs
 from tests.report_values import COLORS, NAMES, full_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -506,6 +506,19 @@ def test_a_group_is_one_whatever_its_members() -> None:
     (step,) = step_jobs(both)
     assert (step.step, step.members) == ("judging", ["confusion", "evaluation"])
     assert advice(both, []) == []
+
+
+def test_jobs_that_dask_has_for_a_shard_count_and_advise_nothing() -> None:
+    columns = columns_of("1")
+    columns[1:3] = [tile_jobs(Path("run")), "CANCELLED by 0"]
+    columns[14] = "sbatch /tmp/tmpx1.sh"
+    (tiles,) = found = read_jobs(SEPARATOR.join(columns), job_prefix(Path("run")))
+    assert (tiles.step, tiles.rules, tiles.state) == ("tiles", ("shard",), "CANCELLED")
+    (step,) = step_jobs(found)
+    assert (step.step, step.members, step.cpu_hours) == ("tiles", ["shard"], 10 / 3600)
+    assert advice(found, []) == []
+    (of_shard,) = advice([*found, job(memory_mb=900.0)], [])
+    assert (of_shard.rule, of_shard.jobs, of_shard.peak_mb) == ("shard", 1, 900)
 
 
 def test_a_step_whose_start_is_not_known_yet() -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from pipeline.heartbeats import this_process
-from pipeline.slurm_runs import begin, end_orphans, finish, job_prefix
+from pipeline.slurm_runs import begin, end_orphans, finish, job_prefix, tile_jobs
 from pipeline.snakemake_start import Executor, Scheduler
 
 RUN = Path("run/a")
@@ -181,6 +181,19 @@ def test_jobs_of_a_killed_start_are_cancelled_and_no_others(
     assert log.said == ["Cancelling jobs of an earlier start of this run: 11, 12"]
     assert log.warned == [_left_alone("13", f"scancel --name={prefix}_4710")]
     assert _starts() == ["4710"]  # the killed one is forgotten with its jobs
+
+
+def test_jobs_of_tiles_are_of_no_start(
+    workflow: _Workflow, queue: Path, log: _Log, another: subprocess.Popen[str]
+) -> None:
+    """They end with their step: nothing waits for them, warns of them or cancels them."""
+    queue.write_text(f"18|{tile_jobs(RUN)}\n", "utf-8")
+    another.kill()
+    another.wait()
+    end_orphans(workflow, RUN)
+    begin(workflow, RUN)
+    finish(workflow, RUN)
+    assert (_cancelled(queue), log.said, log.warned, _starts()) == ([], [], [], [])
 
 
 def test_jobs_of_a_living_start_are_left_alone_whatever_became_of_the_locks(

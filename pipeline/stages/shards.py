@@ -29,6 +29,7 @@ from pipeline.parallel import engine, in_order, ordered
 from pipeline.proportions import read_proportions
 from pipeline.publication import published
 from pipeline.run import Run
+from pipeline.slurm_runs import tile_jobs
 from pipeline.stages.changes import check_places
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,10 @@ def shard(run: Run, sheet: str, threads: int = 1) -> None:
         bound = records.record_bound(plan.tile_px, bands, len(classes))
         with (
             engine(
-                settings.dask if tiles else "threads", settings.dask_workers or threads, threads
+                settings.dask if tiles else "threads",
+                settings.dask_workers or threads,
+                threads,
+                tile_jobs(paths.run),
             ) as pool,
             shards.ShardWriter(draft, len(tiles), bound) as writer,
         ):
