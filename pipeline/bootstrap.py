@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.numerals import listed
+from pipeline.numerals import count, listed
 from pipeline.scores import Measures, measures
 
 if TYPE_CHECKING:
@@ -124,15 +124,21 @@ class Intervals:
     iou: tuple[Interval, ...]
 
     @property
+    def told_blocks(self) -> str:
+        """The number of blocks in words, and what they are worth where that is another."""
+        if self.effective_blocks == self.blocks:
+            return count(self.blocks)
+        return (
+            f"{count(self.blocks)}, effectively {count(self.effective_blocks)} for their unlike "
+            "sizes"
+        )
+
+    @property
     def unbounded(self) -> str:
         """Why no score has an interval; empty where they may have one."""
         if self.effective_blocks >= FEWEST_BLOCKS:
             return ""
-        there = (
-            f"effectively {self.effective_blocks} ({self.blocks} of unlike sizes)"
-            if self.effective_blocks != self.blocks
-            else f"{self.blocks}"
-        )
+        there = self.told_blocks
         return f"an interval takes {FEWEST_BLOCKS} blocks of ground, and there are {there}"
 
     @property

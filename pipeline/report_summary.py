@@ -178,10 +178,16 @@ def _accuracy(data: ReportData, scores: Scores) -> list[str]:
             f"{percent(high)} (95{THIN}% interval, from how much places of the test ground differ)"
         )
     sentences = [sentence + "."]
-    if data.intervals and math.isnan(data.intervals.overall_accuracy.low):
+    found = data.intervals
+    if found and math.isnan(found.overall_accuracy.low):
         sentences.append(
-            f"The test ground has too few squares of ground ({data.intervals.blocks}) for an "
-            "interval."
+            f"The test ground has too few squares of ground ({found.told_blocks}) for an interval."
+        )
+    elif found and found.sparse and math.isnan(found.mean_iou.low):
+        rare = listed([name for name, _ in found.sparse])
+        sentences.append(
+            "Mean IoU, mean F1 and balanced accuracy have no interval, since too few squares of "
+            f"ground have {rare}."
         )
     return sentences
 

@@ -309,8 +309,8 @@ def test_strips_at_the_edge_count_for_what_they_hold(
             assert math.isnan(getattr(found, key).low) is not bounded, key
         told = found.as_dict()
         assert told["effective_blocks"] == effective
-        reason = "an interval takes 10 blocks of ground, and there are effectively 6 (16 of unlike"
-        assert told["unbounded"] == (None if bounded else f"{reason} sizes)")
+        reason = "an interval takes 10 blocks of ground, and there are 16, effectively 6 for their"
+        assert told["unbounded"] == (None if bounded else f"{reason} unlike sizes")
 
 
 def test_a_class_in_strips_counts_for_what_they_hold() -> None:

@@ -308,7 +308,8 @@ def test_too_few_blocks_have_no_bounds_anywhere() -> None:
     assert (row["low"], row["high"]) == ("", "")
     reason = json.loads(found.as_json())["runs"][1]["scores"]["unbounded"]
     assert reason == (
-        "an interval takes 10 blocks of ground, and there are effectively 8 (9 of unlike sizes)"
+        "an interval takes 10 blocks of ground, and there are 9, effectively 8 for their unlike "
+        "sizes"
     )
     page = Page(text)
     assert page.row("b", 9)[3] == percent(found.scores[1].overall_accuracy.value)
