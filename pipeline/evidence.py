@@ -29,7 +29,7 @@ from pipeline.changes import ChangeTables
 from pipeline.compute_costs import Benchmark, read_benchmark
 from pipeline.confusion import ConfusionMatrix
 from pipeline.consistency import JudgedSheet
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problems
 from pipeline.grid import PixelGrid
 from pipeline.ground_area import row_areas_m2
 from pipeline.ground_blocks import BlockMatrices, read_blocks
@@ -38,7 +38,13 @@ from pipeline.nomenclature import Nomenclature
 from pipeline.paths import RunPaths
 from pipeline.polygon_agreement import AgreementCounts
 from pipeline.report_data import LabelCounts, ReportData, SheetReport
-from pipeline.report_gaps import other_classes, other_maps
+from pipeline.report_gaps import (
+    other_classes,
+    other_interpretation,
+    other_maps,
+    unreadable_sample,
+)
+from pipeline.sample_files import interpretation_digest
 from pipeline.sections import EvaluationSettings
 from pipeline.sheets import Sheet, comparisons
 from pipeline.slurm_accounting import Accounting, accounting
@@ -99,16 +105,25 @@ def report_data(
         seed: Of the bootstrap.
 
     Raises:
-        InputError: If a file that the report needs is missing or is of other classes, or if
-            files of the test ground do not fit together.
+        InputError: With all files that the report needs and that are missing or damaged; if one is
+            of other classes, or if files of the test ground do not fit together.
     """
-    card = _record(paths.card, "train", versions=dict)
-    judging = judging or EvaluationSettings()
-    grids = {name: geotiff.read_grid(sheet.orthophoto) for name, sheet in sheets.items()}
-    read = [_sheet(paths, sheet, grids[sheet.name], blocks) for sheet in sheets.values()]
-    squares, judged = _squares(paths, [one for _, one in read if one is not None])
-    consistency.check(judged, classes.names)
+    judging, problems = judging or EvaluationSettings(), Problems()
+    card = problems.tried(_record, paths.card, "train", versions=dict) or {}
+    found = {name: problems.tried(geotiff.read_grid, s.orthophoto) for name, s in sheets.items()}
+    grids = {name: grid for name, grid in found.items() if grid is not None}
+    read = [_sheet(paths, sheet, found[name], blocks, problems) for name, sheet in sheets.items()]
+    curves = problems.tried(read_curves, paths.curves, paths.speed)
+    findings = problems.tried(read_findings, paths.findings)
+    changes = problems.tried(_changes, paths, sheets)
     reports = [report for report, _ in read]
+    agreement = problems.tried(_agreement, paths, reports, classes)
+    estimated = problems.tried(_estimates, paths, classes, cleaned)
+    cut = problems.tried(_squares, paths, [one for _, one in read if one is not None])
+    problems.check("files of the run cannot be used.")
+    squares, judged = cut or ([], [])
+    estimates, no_estimates = estimated or (None, "")
+    consistency.check(judged, classes.names)
     pictured = _pictured(reports)
     reports = [
         replace(
@@ -122,7 +137,6 @@ def report_data(
     labelled = [report.name for report in reports if report.labels]
     pixel_m2 = _pixel_m2([grids[name] for name in labelled or grids])
     judged_on = next((grids[report.name] for report in reports if report.matrix), None)
-    estimates, no_estimates = _estimates(paths, classes, cleaned)
     return ReportData(
         run=paths.name,
         names=classes.names,
@@ -130,9 +144,9 @@ def report_data(
         pixel_area=pixel_m2,
         sheets=reports,
         settings=settings,
-        curves=read_curves(paths.curves, paths.speed),
+        curves=curves or [],
         card=card,
-        findings=read_findings(paths.findings),
+        findings=findings,
         samples=paths.sample_picture.read_bytes() if paths.sample_picture.exists() else None,
         benchmarks=read_benchmarks(
             paths,
@@ -141,10 +155,10 @@ def report_data(
             [f"{place}.{before}-{after}" for place, before, after in comparisons(sheets)],
         ),
         versions=card["versions"],
-        changes=_changes(paths, sheets),
+        changes=changes or [],
         intervals=bootstrap.intervals(squares, judging.draws, seed) if squares else None,
         block_m=squares[0].side_m * _unit_m(judged_on) if squares and judged_on else 0.0,
-        agreement=_agreement(paths, reports, classes),
+        agreement=agreement,
         estimates=estimates,
         no_estimates=no_estimates,
         tiles=map_pictures.shown_tiles(paths, sheets, reports, cleaned, judging.shown_tiles),
@@ -262,22 +276,35 @@ def _changes(paths: RunPaths, sheets: Mapping[str, Sheet]) -> list[ChangeTables]
     ]
 
 
+def _label_counts(path: Path) -> LabelCounts:
+    counts = _record(path, "label_raster", classes=dict, masked=dict, pixels=int)
+    return LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
+
+
+def _matrix(path: Path) -> ConfusionMatrix:
+    return confusion.from_json(_text(path), str(path))
+
+
+def _evaluation(path: Path) -> evaluation.Evaluation:
+    return evaluation.from_json(_text(path), str(path))
+
+
 def _sheet(
-    paths: RunPaths, sheet: Sheet, grid: PixelGrid, blocks: bool
+    paths: RunPaths, sheet: Sheet, grid: PixelGrid | None, blocks: bool, problems: Problems
 ) -> tuple[SheetReport, JudgedSheet | None]:
+    """What there is of a sheet; what cannot be used is among the problems."""
     labels = matrix = checked = judged = None
     if sheet.split != "map":
-        path = paths.label_counts(sheet.name)
-        counts = _record(path, "label_raster", classes=dict, masked=dict, pixels=int)
-        labels = LabelCounts(counts["classes"], counts["masked"], counts["pixels"])
+        labels = problems.tried(_label_counts, paths.label_counts(sheet.name))
         path = paths.polygon_check_counts(sheet.name)
         if path.exists():  # not where steps are run by hand
-            checked = _record(path, "check_polygons", problems=dict, polygons=int)
-        path = paths.confusion(sheet.name)
-        matrix = confusion.from_json(_text(path), str(path))
+            checked = problems.tried(
+                _record, path, "check_polygons", problems=dict, polygons=int
+            )  # fmt: skip
+        matrix = problems.tried(_matrix, paths.confusion(sheet.name))
         path = paths.evaluation(sheet.name)
         if path.exists():
-            judged = evaluation.from_json(_text(path), str(path))
+            judged = problems.tried(_evaluation, path)
     report = SheetReport(
         sheet.name,
         "blocks" if blocks and sheet.split != "map" else sheet.split,
@@ -288,9 +315,9 @@ def _sheet(
         checked["problems"] if checked is not None else None,
         checked["polygons"] if checked is not None else 0,
         judged if judged and judged.pixels else None,
-        grid.height * grid.width,
+        grid.height * grid.width if grid is not None else 0,
     )
-    if matrix is None:
+    if matrix is None or grid is None:
         return report, None
     return report, JudgedSheet(sheet.name, matrix, judged, pixel_side=grid.pixel_width)
 
@@ -357,7 +384,19 @@ def _estimates(
     maps = {name: paths.delivered_map(name, cleaned) for name in found.sheets}
     if found.maps and maps_digest(maps) != found.maps:
         return None, other_maps(file)
-    return found, ""
+    return (None, why) if (why := _edited(paths, found, file)) else (found, "")
+
+
+def _edited(paths: RunPaths, estimates: AreaEstimates, file: str) -> str:
+    """Why estimates are not of what the run's sample says now; nothing where they are."""
+    if not estimates.interpretation or not paths.sample.exists():
+        return ""  # of a version that told nothing, or of a sample that was moved away
+    sample = paths.sample.relative_to(paths.run).as_posix()
+    try:
+        same = interpretation_digest(paths.sample) == estimates.interpretation
+    except InputError as error:
+        return unreadable_sample(sample, file, error.what)
+    return "" if same else other_interpretation(sample)
 
 
 def _pixel_m2(grids: Sequence[PixelGrid]) -> float:

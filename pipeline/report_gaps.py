@@ -74,6 +74,22 @@ def other_maps(file: str) -> str:
     )
 
 
+def other_interpretation(sample: str) -> str:
+    """Why estimates of a sample that was edited are left out."""
+    return (
+        f"`{sample}` was edited, or drawn anew, since areas were estimated from it. Run "
+        "`python -m pipeline assess` again, then make the report again."
+    )
+
+
+def unreadable_sample(sample: str, file: str, why: str) -> str:
+    """Why estimates of a sample that nobody can look into are left out."""
+    return (
+        f"`{sample}` cannot be read, so nobody can tell whether `{file}` is of what it says now: "
+        f"{why} Close it in QGIS, or move it away; then make the report again."
+    )
+
+
 def _remedy(file: str) -> str:
     return (
         "Draw another sample (`python -m pipeline sample`), interpret it in QGIS and run "

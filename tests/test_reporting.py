@@ -9,7 +9,9 @@ import json
 import math
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,6 +42,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation
 from pipeline.grid import PixelGrid, Window
 from pipeline.ground_blocks import BlockMatrices, write_blocks
+from pipeline.interpretation import Stratum
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import Nomenclature, parse
 from pipeline.numerals import (
@@ -64,6 +67,8 @@ from pipeline.report_scores import scores_json
 from pipeline.report_summary import near_outlines, summary
 from pipeline.report_tables import tables
 from pipeline.reporting import REASONS, render_report
+from pipeline.sample_draw import SamplePoint
+from pipeline.sample_files import interpretation_digest, write_sample
 from pipeline.sheets import Sheet
 from pipeline.thumbnails import SheetThumbnails, data_uri, decimated
 from pipeline.tile_pictures import TilePixels
@@ -1063,3 +1068,85 @@ def test_files_without_their_keys_are_named(
     assert str(path) in str(caught.value)
     assert f"does not tell {keys}." in str(caught.value)
     assert f"Run {rule} again." in str(caught.value)
+
+
+def test_estimates_of_a_sample_that_was_edited_since_are_left_out(
+    judged_run: tuple[RunPaths, dict[str, Sheet]],
+) -> None:
+    paths, _ = judged_run
+    points = [SamplePoint("a", i, 0, 0.0, 0.0, i % 2) for i in range(6)]
+    strata = [Stratum(name, "#000000", 9, 9.0, 3) for name in CLASSES.names]
+    write_sample(paths.sample, points, strata, "EPSG:25830", {})
+
+    def interpret(statement: str) -> None:
+        with closing(sqlite3.connect(paths.sample)) as base:
+            for (name,) in base.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            ).fetchall():
+                base.execute(f'DROP TRIGGER "{name}"')
+            base.execute(statement)
+            base.commit()
+
+    interpret("UPDATE sample SET reference = 'Forest'")
+    own = maps_digest({"a": paths.land_cover_map("a")})
+    found = area_estimates.estimate(CLASSES.names, [[3, 0], [3, 0]], [1e4, 1e4])
+    found = replace(
+        found, sheets=("a",), maps=own, interpretation=interpretation_digest(paths.sample)
+    )
+    paths.area_estimates.write_text(found.as_json())
+    assert read_run(judged_run).estimates
+    interpret("UPDATE sample SET comment = 'looked at once more'")
+    assert read_run(judged_run).estimates
+    for statement in (
+        "UPDATE sample SET reference = 'Built-up' WHERE id = 2",
+        "UPDATE sample SET reference = NULL",
+    ):
+        interpret(statement)
+        edited = read_run(judged_run)
+        assert edited.estimates is None
+        why = missing(edited)["areas"]
+        assert why.startswith("`assessment/sample.gpkg` was edited, or drawn anew, since")
+        assert "`python -m pipeline assess`" in why
+        assert "was edited, or drawn anew" in Page(sketched(edited)).text
+        assert not [line for line in summary(edited) if "interpreted" in line]
+    # Of before the digest, and without a sample, nothing is claimed.
+    paths.area_estimates.write_text(replace(found, interpretation="").as_json())
+    assert read_run(judged_run).estimates
+    paths.area_estimates.write_text(found.as_json())
+    paths.sample.write_text("no GeoPackage")
+    why = missing(read_run(judged_run))["areas"]
+    assert why.startswith("`assessment/sample.gpkg` cannot be read")
+    paths.sample.unlink()
+    assert read_run(judged_run).estimates
+
+
+def test_all_files_that_the_report_lacks_are_named_at_once(
+    judged_run: tuple[RunPaths, dict[str, Sheet]],
+) -> None:
+    paths, sheets = judged_run
+    more = {name: replace(sheets["a"], name=name) for name in ("a", "b", "c")}
+    for name in ("b", "c"):
+        for of in (paths.label_counts, paths.polygon_check_counts):
+            of(name).write_text(of("a").read_text())
+    lacking = [paths.card, paths.curves, paths.confusion("b"), paths.confusion("c")]
+    for path in lacking[:2]:
+        path.unlink()
+    paths.label_counts("b").write_text("{}")
+    paths.findings.write_text("no JSON")
+    with pytest.raises(InputError, match=r"^6 files of the run cannot be used") as caught:
+        evidence.report_data(paths, more, CLASSES, "", blocks=True)
+    told = [item for item in caught.value.items if "cannot be read (No such file" in item]
+    assert sorted(item.split(": cannot")[0] for item in told) == sorted(map(str, lacking))
+    assert any("does not tell classes, masked, pixels" in item for item in caught.value.items)
+    assert any(str(paths.findings) in item for item in caught.value.items)
+    assert caught.value.remedy.splitlines().count("Run its rule first.") == 1
+
+
+def test_points_that_were_left_out_do_not_wait_for_anybody() -> None:
+    data = full_report()
+    assert data.estimates is not None
+    for pending, told in ((1, "1 point of the sample was"), (2, "2 points of the sample were")):
+        found = replace(data, estimates=replace(data.estimates, pending=pending))
+        text = Page(sketched(found)).text
+        assert f" {told} left out." in text
+        assert "wait for" not in text
