@@ -42,9 +42,9 @@ def area_tables(estimates: AreaEstimates, truth: AreaEstimates | None = None) ->
         cells.append(_ha(estimates.area_m2[k]))
         row = [name]
         if sampled:
-            cells[-1] += f" ± {_ha(estimates.area_ci_m2[k])}"
-            low, high = estimates.area_limits_m2[k]
-            cells.append(f"{_ha(low)} to {_ha(high)}")
+            half, (low, high) = estimates.area_ci_m2[k], estimates.area_limits_m2[k]
+            cells[-1] += "" if math.isnan(half) else f" ± {_ha(half)}"
+            cells.append(NONE if math.isnan(low) else f"{_ha(low)} to {_ha(high)}")
         cells.append(percent(float(estimates.shares.area[k])))
         if truth:
             cells.append(_ha(truth.area_m2[k]))
