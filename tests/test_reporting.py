@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import (
@@ -768,6 +769,41 @@ def test_too_few_squares_for_an_interval_are_told() -> None:
     text = sketched(few)
     assert "There are no 95 % intervals: the test ground has too few squares of 128 m (2)" in text
     assert "The small numbers are" not in text
+    # Four whole squares, and twelve strips with 5 pixels of 100: 460² / (4 * 100² + 12 * 5²).
+    strips = SQUARES[:1].repeat(16, axis=0)
+    strips[4:] //= 16
+    unlike = replace(data, intervals=bootstrap.intervals([in_a_row(strips)], 200, 0))
+    worth = "(16, effectively 5 for their unlike sizes)"
+    assert summary(unlike)[1] == (
+        f"The test ground has too few squares of ground {worth} for an interval."
+    )
+    assert f"too few squares of 128 m {worth} for them" in sketched(unlike)
+
+
+def in_a_row(counts: NDArray[np.int64]) -> BlockMatrices:
+    places = np.stack([np.arange(len(counts)), np.zeros(len(counts), np.int64)], axis=1)
+    return BlockMatrices(NAMES, places, "EPSG:25830", counts, 128.0)
+
+
+def test_a_class_in_few_squares_leaves_means_without_an_interval() -> None:
+    """Thirty squares, the second class in eight of them: overall accuracy alone has bounds."""
+    data = full_report()
+    counts = np.zeros((30, 3, 3), np.int64)
+    counts[:, 0, 0], counts[:, 0, 1] = np.arange(30) + 60, 40 - np.arange(30)
+    counts[:8, 1, 1] = 10
+    few = replace(data, intervals=bootstrap.intervals([in_a_row(counts)], 200, 0))
+    told = summary(few)
+    assert f"95{THIN}% interval" in told[0]
+    assert told[1] == (
+        "Mean IoU, mean F1 and balanced accuracy have no interval, since too few squares of ground "
+        f"have {NAMES[1]}."
+    )
+    assert "A class that effectively fewer than ten squares have has none, and then" in sketched(
+        few
+    )
+    counts[:10, 1, 1] = 10
+    enough = replace(data, intervals=bootstrap.intervals([in_a_row(counts)], 200, 0))
+    assert not [sentence for sentence in summary(enough) if "have no interval" in sentence]
 
 
 def test_sheets_with_test_ground_come_first_into_the_pictures() -> None:
