@@ -636,6 +636,28 @@ def test_a_change_map_is_sampled_with_both_dates_in_its_chips(tmp_path: Path) ->
     assert estimates.area_m2[became] == pytest.approx(80 * 180 / 4 * 9 / 15)
 
 
+def test_the_command_says_how_change_maps_are_sampled(tmp_path: Path) -> None:
+    runner = CliRunner()
+    told = " ".join(
+        runner.invoke(cli.app, ["sample", "--help"], env={"COLUMNS": "300"}).output.split()
+    )
+    example = "sample --map changes.tif --orthophoto 2005.tif --orthophoto 2010.tif --out sample"
+    assert example in told
+    changes = write_map(tmp_path / "changes.tif", "west")
+    before, after = (
+        write_orthophoto(tmp_path / f"{year}.tif", "west") for year in ("2005", "2010")
+    )
+    done = runner.invoke(
+        cli.app,
+        ["sample", "--map", str(changes), "--orthophoto", str(before), "--orthophoto", str(after),
+         "--out", str(tmp_path / "o"), "--size", "12", "--minimum", "3"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (chips,) = chips_folders(tmp_path / "o" / "sample.gpkg")
+    with Image.open(chips / "00001.jpg") as image:
+        assert image.size == (2 * HEIGHT + 8, sample_chips.height(2))
+
+
 def test_every_change_map_has_both_its_orthophotos(tmp_path: Path) -> None:
     maps = [write_map(tmp_path / f"{sheet}.tif", sheet) for sheet in GRIDS]
     photos = [write_orthophoto(tmp_path / "o" / f"{sheet}.tif", sheet) for sheet in GRIDS]

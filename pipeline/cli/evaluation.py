@@ -111,7 +111,11 @@ def sample(
     ] = None,
     orthophotos: Annotated[
         list[Path] | None,
-        typer.Option("--orthophoto", help="Orthophoto of each map, for the image chips."),
+        typer.Option(
+            "--orthophoto",
+            help="Orthophoto of each map, for the image chips; of change maps two of each, before "
+            "and after.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the sample of such maps.")
@@ -151,11 +155,15 @@ def sample(
     Each class of the map is a stratum. Writes `sample.gpkg`, which opens in QGIS with a form for
     each point, and a folder `chips-...` with an image of each. Who interprets is not told what the
     map says. When `reference` of the points is filled, `assess` gives accuracies and areas with
-    confidence intervals.
+    confidence intervals. Of a change map, whose strata are the changes, it gives the areas that
+    have really changed; the images then show the ground before and after, side by side.
 
     Example: python -m pipeline sample --config my_run.yaml --sheets 0722,0723 --target-se 0.02
 
     Example: python -m pipeline sample --map 0722.tif --orthophoto 0722_ortho.tif --out sample
+
+    Example: python -m pipeline sample --map changes.tif --orthophoto 2005.tif --orthophoto 2010.tif
+    --out sample
     """
     if size is not None and target_se is not None:
         raise SettingsError("sample: --size and --target-se are two ways to say how many points.")
