@@ -280,6 +280,21 @@ def test_a_class_of_the_map_without_points_is_told(
     assert caught.value.items == ("Built-up: 0.02 ha, 38.78 % of the map",)
 
 
+def test_maps_that_the_points_are_not_of_are_told(
+    tmp_path: Path, raster: Maps, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = PixelGrid("EPSG:25830", 710_000.0, 4_400_000.0, 2.0, 2.0, 100, 100)
+    maps = [raster("a.tif"), raster("b.tif", np.zeros((100, 100), np.uint8), grid=far)]
+    sample = PointSample(plane_csv(tmp_path / "p.csv", POINTS), "class", crs="EPSG:25830")
+    stages.assess_map_points(maps, sample)
+    assert "no simple random sample of the maps" in caplog.text
+    assert "(Built-up 3, not about 0.0263; Forest 4, not about 6.97" in caplog.text
+    assert "no point lies on b: leave them out" in caplog.text
+    caplog.clear()
+    stages.assess_map_points(maps[:1], sample)
+    assert "no simple random sample" not in caplog.text
+
+
 # Files
 
 

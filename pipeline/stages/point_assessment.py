@@ -18,7 +18,7 @@ from pipeline.class_rasters import NOMENCLATURE_TAG, check_nomenclature, masked_
 from pipeline.errors import InputError, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
-from pipeline.numerals import count, percent, plural
+from pipeline.numerals import count, listed, percent, plural
 from pipeline.own_ground import own_ground
 from pipeline.point_samples import (
     OUTSIDE,
@@ -200,7 +200,8 @@ def _assessed(
     _check_on_maps(known, found, sheets, points.file)
     on_map = found.mapped
     if points.sampling != "stratified":
-        _check_spread(found.classes[on_map], strata, names, points)
+        bare = [name for k, name in enumerate(maps) if not (found.maps[on_map] == k).any()]
+        _check_spread(found.classes[on_map], strata, names, points, bare)
     used = on_map & ~empty
     if (empty & on_map).any():
         _tell_empty(found.classes[on_map], empty[on_map], names)
@@ -262,9 +263,16 @@ def _check_on_maps(
 
 
 def _check_spread(
-    classes: NDArray[np.int64], strata: Strata, names: Sequence[str], points: PointSample
+    classes: NDArray[np.int64],
+    strata: Strata,
+    names: Sequence[str],
+    points: PointSample,
+    bare: Sequence[str],
 ) -> None:
-    """Tell of points that chance can hardly have spread over the classes as they are."""
+    """Tell of points that chance can hardly have spread over the classes as they are.
+
+    ``bare`` are the maps that no point lies on.
+    """
     counts = np.bincount(classes, minlength=len(names))
     if chance_of(counts, strata.area_m2) >= _STRANGE:
         return
@@ -275,9 +283,11 @@ def _check_spread(
         "%s: these points are no %s sample of the maps, or a very rare one: it has as uneven "
         "numbers in less than one of 1000 cases (%s). Points drawn in each class of these maps "
         "ask for --sampling stratified; of those that were drawn in other strata, on a part of the "
-        "maps, or by hand, areas and accuracies are wrong by more than their intervals say",
+        "maps, or by hand, areas and accuracies are wrong by more than their intervals say%s",
         points.file, "simple random" if points.sampling == "simple" else "systematic",
         "; ".join(worst),
+        f"; no point lies on {listed(bare)}: leave them out if they were not drawn from"
+        if bare else "",
     )  # fmt: skip
 
 
