@@ -8,6 +8,7 @@ epoch before it knows which epoch it is in.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import itertools
 import json
@@ -37,7 +38,12 @@ from pipeline import (
 from pipeline.batches import Batch, TileData
 from pipeline.errors import SettingsError, TeselaError, TrainingError
 from pipeline.following import Follower, StopTraining, Validation
-from pipeline.interruption import InterruptedTrainingError, Interruption, ask_for_requeue
+from pipeline.interruption import (
+    WARNINGS,
+    InterruptedTrainingError,
+    Interruption,
+    ask_for_requeue,
+)
 from pipeline.losses import Loss
 from pipeline.nomenclature import IGNORE
 from pipeline.objective import MOST_AVERAGING, AveragedNetwork, NormalisedNetwork
@@ -170,6 +176,16 @@ def fit(
         raise
 
 
+def _heaviest(warned: Sequence[float]) -> str:
+    """Name of the last of the warnings that any process has got; empty where none has.
+
+    Args:
+        warned: Of each of the warnings, how many processes.
+    """
+    got = [number.name for number, count in zip(WARNINGS, warned, strict=True) if count]
+    return got[-1] if got else ""
+
+
 class _Run:
     """One training: the loop and its state."""
 
@@ -239,7 +255,8 @@ class _Run:
         self._saving = self._validation_seconds = self._validated_at = 0.0
         self._validated_step = 0
         self.pace = Pace(0.0)
-        self.interrupted = False
+        self.interrupted = ""  # by which signal, to any of the processes
+        self._begun = (0, 0)
 
     @property
     def last(self) -> Path:
@@ -274,7 +291,10 @@ class _Run:
         state.world = self.fabric.world_size
         if state.rows:
             self._validated_step = state.rows[-1]["step"]
-        if state.stopped_because:
+        self._begun = state.step, len(state.rows)
+        if state.unvalidated:
+            logger.info("going on with the validation after step %d", state.step)
+        elif state.stopped_because:
             logger.info("trained already: %s", state.stopped_because)
         elif state.position:
             logger.info("going on after step %d of epoch %d", state.position, state.epoch + 1)
@@ -297,6 +317,10 @@ class _Run:
                 self.samples = validation.SampleTiles(
                     self.data.validation_tiles, self.settings.sample_tiles, self.name_of
                 )
+            if state.unvalidated:
+                self.pace = Pace.of(state.unvalidated)
+                self.batches.draws.set_epoch(state.epoch, state.position)
+                self._validate(display)
             while not state.stopped_because:
                 self._epoch(display)
         if first:
@@ -327,7 +351,7 @@ class _Run:
             rate = self.settings.learning_rate * learning_rate_factor(
                 self._progress(self.pace.now), self.settings.schedule, self.settings.warm_up
             )
-            loss = self._step(batches, rate)
+            loss, state.rate = self._step(batches, rate), rate
             state.position += 1
             if state.position == steps:
                 state.epoch, state.position = state.epoch + 1, 0
@@ -336,7 +360,7 @@ class _Run:
             self._tell(display, loss, rate)
             state.stopped_because = self._ended()
             if self._is_due():
-                self._validate(rate, display)
+                self._validate(display)
             if state.stopped_because:
                 return  # there is nothing left to be interrupted
             if self.interrupted:
@@ -386,7 +410,7 @@ class _Run:
         # Each step's own, so that a step that is repeated has the same dropout.
         source = np.random.SeedSequence((self.seed, self.state.step, self.fabric.global_rank))
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
-        weight, tiles, warned = self._totals(batches)
+        weight, tiles, interrupted = self._totals(batches)
         told = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         for number, (images, labels) in enumerate(batches):
             more = number < len(batches) - 1
@@ -417,18 +441,23 @@ class _Run:
         tally.loss, tally.steps = tally.loss + loss, tally.steps + 1
         tally.correct += int(correct)
         tally.labelled += int(labelled)
-        self.interrupted = warned > 0
+        self.interrupted = interrupted
         return float(loss)
 
-    def _totals(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
-        """Weight of the labelled pixels, tiles, and warnings, of a step over all processes."""
+    def _totals(self, batches: Sequence[Batch]) -> tuple[float, float, str]:
+        """Weight of the labelled pixels, tiles, and warning, of a step over all processes."""
         weights = torch.stack([self.loss.weight(labels) for _, labels in batches])
-        counted = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+        counted = torch.zeros(2 + len(WARNINGS), dtype=torch.float64, device=self.fabric.device)
         counted[0] = weights.double().sum()
         counted[1] = sum(len(images) for images, _ in batches)
-        counted[2] = bool(self.interruption.signal)
-        weight, tiles, warned = self._summed(counted).tolist()
-        return max(weight, torch.finfo(torch.float32).tiny), tiles, warned
+        counted[2:] = self._warnings()
+        weight, tiles, *warned = self._summed(counted).tolist()
+        return max(weight, torch.finfo(torch.float32).tiny), tiles, _heaviest(warned)
+
+    def _warnings(self) -> Tensor:
+        """Which warning this process has got, ones and zeros, shape ``(warnings,)``."""
+        got = [self.interruption.signal == number.name for number in WARNINGS]
+        return torch.tensor(got, dtype=torch.float64, device=self.fabric.device)
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sums over all processes."""
@@ -437,18 +466,25 @@ class _Run:
         summed: Tensor = self.fabric.all_reduce(values, reduce_op="sum")
         return summed
 
-    def _validate(self, rate: float, display: Display) -> None:
+    def _validate(self, display: Display) -> None:
         """Validate, keep and publish the weights if they are the best, save, and tell."""
         state, classes, began = self.state, self.data.classes, self.elapsed
         network = self.average.network
+        state.unvalidated = dataclasses.asdict(self.pace)
 
         def logits_of(images: Tensor) -> Tensor:
             logits: Tensor = network(self.whole.normalised(images))
             return logits
 
         loss, matrix = validation.score(
-            self.fabric, logits_of, self.loss, self.validation_batches, len(classes)
+            self.fabric,
+            logits_of,
+            self.loss,
+            self.validation_batches,
+            len(classes),
+            self._between,
         )
+        state.unvalidated = {}
         if not math.isfinite(loss):
             raise self._diverged(loss, ())
         epoch: float = state.epoch
@@ -470,7 +506,7 @@ class _Run:
             "train_accuracy": tally.correct / tally.labelled if tally.labelled else math.nan,
             "val_accuracy": scores["overall_accuracy"],
             "val_miou": scores["mean_iou"],
-            "learning_rate": rate,
+            "learning_rate": state.rate,
         }
         row |= {f"val_iou_{name}": iou for name, iou in scores["iou"].items()}
         row |= {
@@ -491,6 +527,12 @@ class _Run:
         self._in_first(partial(self._keep, told))
         display.line(told_of(row, self._left(), best, state.stopped_because))
         self.pace = Pace(self.elapsed)
+
+    def _between(self) -> None:
+        """Leave a validation that a warning has come in: it may take longer than what is left."""
+        self.interrupted = _heaviest(self._summed(self._warnings()).tolist())
+        if self.interrupted:
+            self._interrupt()
 
     def _keep(self, told: Validation) -> None:
         """Publish and save what a validation has brought, and tell the followers."""
@@ -521,14 +563,17 @@ class _Run:
     def _interrupt(self) -> None:
         """Save, ask SLURM for another start, and end."""
         said: list[str] = []
+        further = (self.state.step, len(self.state.rows)) > self._begun
 
         def leave() -> None:
             self._save()
-            said.append(ask_for_requeue(further=self.interruption.signal != "SIGTERM"))
+            said.append(ask_for_requeue(further=further and self.interrupted != "SIGTERM"))
 
         self._in_first(leave)
         cause = self.interruption.signal or "another process was"
         what = f"after {self.state.step} steps"
+        if self.state.unvalidated:
+            what += ", in a validation"
         if not self._spoilt():
             what += f"; they are saved in {self.last}."
         else:

@@ -48,6 +48,13 @@ class Pace:
     def __post_init__(self) -> None:
         self.now = self.began
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Pace:
+        """The pace that had these values, by name."""
+        pace = cls(values["began"], tiles=values["tiles"], waited=values["waited"])
+        pace.now = values["now"]
+        return pace
+
     def after(self, tiles: int, now: float) -> None:
         """Count a step."""
         self.tiles, self.now = self.tiles + tiles, now

@@ -56,6 +56,9 @@ class TrainingState:
         rows: Lines of the curves.
         best: Scores of the best validation, or nothing yet.
         stopped_because: Which limit ended the training; empty while it goes on.
+        rate: Learning rate of the last step.
+        unvalidated: Pace of the steps whose validation was begun and is to begin again; empty
+            where there are none.
     """
 
     epoch: int = 0
@@ -68,6 +71,8 @@ class TrainingState:
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     stopped_because: str = ""
+    rate: float = 0.0
+    unvalidated: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

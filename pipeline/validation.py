@@ -22,9 +22,18 @@ Logits = Callable[[Tensor], Tensor]
 """Logits ``(N, classes, H, W)`` of stored values, uint8 ``(N, bands, H, W)``."""
 
 
+def _nothing() -> None:
+    return
+
+
 @torch.no_grad()
 def score(
-    fabric: lightning.Fabric, logits_of: Logits, loss: Loss, batches: TileLoader, classes: int
+    fabric: lightning.Fabric,
+    logits_of: Logits,
+    loss: Loss,
+    batches: TileLoader,
+    classes: int,
+    between: Callable[[], None] = _nothing,
 ) -> tuple[float, NDArray[np.int64]]:
     """Loss and confusion matrix on the validation split.
 
@@ -34,6 +43,8 @@ def score(
         loss: What training minimises.
         batches: This process's tiles.
         classes: Number of classes.
+        between: Is called between two batches, by all processes as often; what it raises ends the
+            validation there.
 
     Returns:
         Over all processes: the loss, as one batch of all tiles would have it (the mean over
@@ -43,7 +54,11 @@ def score(
     # takes gigabytes. Whole numbers add up to the same in any order.
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=fabric.device)
     sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
-    for images, labels in map(fabric.to_device, batches):
+    # As many as every process has: one of them may have one batch more.
+    most = math.ceil(batches.draws.tiles // fabric.world_size / batches.draws.batch_size)
+    for number, (images, labels) in enumerate(map(fabric.to_device, batches)):
+        if 0 < number < most:
+            between()
         with fabric.autocast():
             logits = logits_of(images)
         logits = logits.float()

@@ -36,21 +36,25 @@ from pipeline.sections import TrainingSettings
 from tests import test_training as alone
 
 shard, folder, changed, warned = sys.argv[1:]
-step = training._Run._step
+name, _, method = warned.partition(" ")
+if name:
+    done = getattr(training._Run, method)
 
-def warned_step(self, *arguments):
-    # Only one process gets the signal, as only the batch script does on a cluster.
-    if warned and self.state.step == int(warned) and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGUSR1)
-    return step(self, *arguments)
+    def warned_too(self, *arguments):
+        # Only one process gets the signal, as only the batch script does on a cluster.
+        if self.state.step == (2 if method == "_step" else 8) and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.Signals[name])
+        return done(self, *arguments)
 
-training._Run._step = warned_step
+    setattr(training._Run, method, warned_too)
+training.ask_for_requeue = lambda further: f"rank {os.environ['RANK']}, further: {further}"
 settings = TrainingSettings(**json.loads(changed))
 try:
     done = alone.run(
         Path(shard), Path(folder), settings, {"same": 1}, alone.WithEncoder, alone.AERIAL
     )
 except InterruptedTrainingError as error:
+    print(*error.items, file=sys.stderr)
     sys.exit(error.exit_code)
 print("writes" if done.first else "waits", done.steps)
 """
@@ -130,10 +134,15 @@ def test_two_processes_train_as_one_with_twice_the_batch(shard: Path, tmp_path: 
 def test_a_warning_to_one_process_ends_all_and_they_go_on_to_the_same_bytes(
     shard: Path, tmp_path: Path
 ) -> None:
-    whole = two(shard, tmp_path / "whole", SETTINGS)
-    warned = two(shard, tmp_path / "warned", SETTINGS, warned="2")
-    assert [code for code, _ in warned] == [75, 75]
-    assert two(shard, tmp_path / "warned", SETTINGS) == whole
+    """In a step or a validation; SIGTERM alone is not known to be of SLURM."""
+    settings = SETTINGS | {"batch_size": 1}
+    whole = two(shard, tmp_path / "whole", settings)
+    for name, method, further in (("SIGTERM", "_step", False), ("SIGUSR1", "_between", True)):
+        warned = two(shard, tmp_path / "warned", settings, warned=f"{name} {method}")
+        (code, told), (other, _) = warned
+        assert (code, other) == (75, 75), told
+        assert f"rank 0, further: {further}\n" in told
+    assert two(shard, tmp_path / "warned", settings) == whole
     assert alone.published(tmp_path / "warned") == alone.published(tmp_path / "whole")
 
 

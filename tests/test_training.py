@@ -11,7 +11,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from pipeline.errors import SettingsError, TrainingError
 from pipeline.following import Follower, StopTraining
 from pipeline.grid import PixelGrid
 from pipeline.interruption import InterruptedTrainingError
+from pipeline.losses import Loss
 from pipeline.objective import AveragedNetwork
 from pipeline.records import Runs, Tile, encode_tile, record_bound
 from pipeline.sections import AugmentationSettings, TrainingSettings
@@ -571,6 +574,83 @@ def test_a_warning_of_the_batch_system_saves_and_the_next_start_ends_with_the_sa
     assert signal.getsignal(warning) == before
     assert run(shard, tmp_path / "warned", settings, {"same": 1}) == whole
     assert published(tmp_path / "warned") == published(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changed", "step", "further"),
+    [
+        ({}, 4, True),
+        ({"validate_every": 3, "oversample": 1.0, "workers": 1}, 6, True),
+        ({"average_weights": False}, 8, True),
+        ({"iterations": 7}, 7, True),  # the last one
+        ({}, 4, False),
+    ],
+    ids=["epochs", "validate_every", "later", "last", "again"],
+)
+def test_a_warning_in_a_validation_ends_it_and_the_next_start_ends_with_the_same_bytes(
+    shard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    step: int,
+    further: bool,
+) -> None:
+    """Validating a province may take longer than the two minutes that a warning leaves."""
+    settings = SETTINGS.model_copy(update={"batch_size": 2, "patience": 100, **changed})
+    whole = run(shard, tmp_path / "whole", settings)
+    between, calls, asked = training._Run._between, [0], []
+
+    def warned(self: training._Run) -> None:
+        calls[0] += 1
+        if self.state.step == step:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        between(self)
+
+    def ask(*, further: bool) -> str:
+        asked.append(further)
+        return ""
+
+    monkeypatch.setattr(training, "ask_for_requeue", ask)
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "_between", warned)
+        for _ in range(1 if further else 2):
+            with pytest.raises(InterruptedTrainingError) as error:
+                run(shard, tmp_path / "warned", settings)
+    # One that comes no further would be started for ever.
+    assert asked == ([True] if further else [True, False])
+    assert f"after {step} steps, in a validation; they are saved" in error.value.what
+    before = curves(tmp_path / "warned") if step > 4 else []
+    assert all(int(row["step"]) < step for row in before)
+    assert calls[0] == len(before) + len(asked)  # one a validation of two batches
+    assert run(shard, tmp_path / "warned", settings) == whole
+    assert published(tmp_path / "warned") == published(tmp_path / "whole")
+    with (tmp_path / "warned" / "speed.csv").open() as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    assert float(rows[step]["tiles_per_second"]) > 0
+
+
+def test_processes_ask_each_other_as_often_in_a_validation(shard: Path) -> None:
+    """Four tiles by three processes: the first has a batch more, in which nobody would answer."""
+    settings = SETTINGS.model_copy(update={"batch_size": 1})
+    loss = Loss({"cross_entropy": 1.0}, (1.0,) * 3)
+    for processes, expected in ((1, [3]), (2, [1, 1]), (3, [0, 0, 0])):
+        asked = [0] * processes
+        for rank in range(processes):
+            data = TileData([ShardReader(shard)], settings, AERIAL, seed=3)
+            data.share(rank, processes)
+
+            def between(rank: int = rank, asked: list[int] = asked) -> None:
+                asked[rank] += 1
+
+            fabric: Any = SimpleNamespace(
+                world_size=processes, device=torch.device("cpu"), to_device=lambda batch: batch,
+                autocast=nullcontext, all_reduce=lambda values, reduce_op: values,
+            )  # fmt: skip
+            validation.score(
+                fabric, lambda images: Tiny().eval()(images.float()), loss,
+                data.validation_batches(), 3, between,
+            )  # fmt: skip
+        assert asked == expected
 
 
 def test_a_training_that_is_done_is_not_interrupted(
