@@ -25,12 +25,14 @@ from pipeline.grid import PixelGrid, Window
 from pipeline.ground_area import row_areas_m2
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import IGNORE
+from pipeline.reporting import render_report
 from pipeline.run import Run
 from pipeline.sample_design import Rule, allocate, expected_se, least_size
 from pipeline.sample_draw import SheetMap, count_strata, draw
 from pipeline.sample_files import read_sample
 from pipeline.stages import SampleDesign
 from pipeline.stratified_shares import stratified_shares
+from tests.report_values import full_report
 
 NAMES, COLORS = ("Forest", "Built-up", "Water"), ("#109C69", "#DC1E1E", "#0000FF")
 NOMENCLATURE = "classes:\n" + "".join(
@@ -121,7 +123,10 @@ def _interpret(sample: Path, most: int = 1000) -> NDArray[np.int64]:
 
 def test_a_runs_sample_is_assessed(run: Run) -> None:
     matrix = _interpret(run.paths.sample)
+    beside = run.paths.area_estimates.with_suffix(".points.csv")
+    beside.write_text("of points that were drawn elsewhere", "utf-8")
     estimates = stages.assess(run)
+    assert not beside.exists()
     ids = _map()
     mapped = np.bincount(ids[ids != IGNORE], minlength=3) * 0.25
     expected = replace(
@@ -177,6 +182,15 @@ def test_points_that_were_skipped_are_told_with_the_classes_they_hit(
     ]  # fmt: skip
     text = run.paths.area_estimates.read_text("utf-8")
     assert area_estimates.from_json(text, "e.json").as_json() == text
+
+
+def test_the_report_tells_of_points_that_were_skipped() -> None:
+    data = full_report()
+    assert data.estimates is not None
+    skipped = replace(data.estimates, pending=9, skipped=(0, 4, 1))
+    told = "5 of them were skipped, though points behind them are interpreted"
+    assert told in render_report(replace(data, estimates=skipped))
+    assert told not in render_report(replace(data, estimates=replace(skipped, skipped=())))
 
 
 def test_a_sample_that_was_stopped_midway_has_no_skipped_points(

@@ -113,12 +113,12 @@ def test_a_small_sample_by_hand(tmp_path: Path, raster: Maps) -> None:
     assert (found.sampling, found.outside, found.pending, found.pixels) == ("simple", 0, 0, None)
     assert (found.sheets, found.maps) == (("m",), maps_digest({"m": tmp_path / "m.tif"}))
     assert {path.name for path in out.iterdir()} == {
-        "estimates.json", "estimates.csv", "points.csv",
+        "estimates.json", "estimates.csv", "estimates.points.csv",
     }  # fmt: skip
     text = (out / "estimates.json").read_text("utf-8")
     assert area_estimates.from_json(text, "e.json").as_json() == text == found.as_json()
     assert (out / "estimates.csv").read_text("utf-8") == found.as_csv()
-    with (out / "points.csv").open(encoding="utf-8") as file:
+    with (out / "estimates.points.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[2] == {
         "point": "row 4", "x": "700019.8", "y": "4399988.2", "sheet": "m", "map": "Forest",
@@ -472,6 +472,17 @@ def test_points_without_a_class_are_told_with_the_classes_they_hit(
     with pytest.raises(InputError, match="7 of 7 points have no class") as caught:
         assessed(path, tmp_path / "p.gpkg", crs=None, partial=True)
     assert "--partial" not in caught.value.remedy
+
+
+def test_points_are_never_replaced_by_what_is_written(tmp_path: Path, raster: Maps) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    file = plane_csv(out / "estimates.csv", POINTS)
+    before = file.read_text("utf-8")
+    with pytest.raises(SettingsError, match="would be replaced"):
+        assessed(raster("m.tif"), file, out=out)
+    assert [path.name for path in out.iterdir()] == ["estimates.csv"]
+    assert file.read_text("utf-8") == before
 
 
 def test_maps_of_other_classes_are_refused(tmp_path: Path, raster: Maps) -> None:

@@ -66,7 +66,14 @@ def assess(run: Run, *, partial: bool = False, finite: bool = False) -> AreaEsti
             maps that have been made anew since.
     """
     targets = (run.paths.area_estimates, run.paths.area_estimates_table)
-    return _assessed(run.paths.sample, targets, partial, finite, run)
+    estimates = _assessed(run.paths.sample, targets, partial, finite, run)
+    points_table(targets[0]).unlink(missing_ok=True)  # of points that were drawn elsewhere
+    return estimates
+
+
+def points_table(estimates: Path) -> Path:
+    """The table of points that were drawn elsewhere, beside their estimates."""
+    return estimates.with_suffix(".points.csv")
 
 
 def assess_sample(

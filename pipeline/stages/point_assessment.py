@@ -33,7 +33,7 @@ from pipeline.reference_points import EMPTY, ReferencePoints, read_points
 from pipeline.run import Run
 from pipeline.sample_draw import SheetMap, Strata, count_strata
 from pipeline.sheets import comparisons
-from pipeline.stages.assessment import warn_of_gaps
+from pipeline.stages.assessment import points_table, warn_of_gaps
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,14 @@ def assess_points(
     if out is None:
         files = _Files(
             run.paths.area_estimates, run.paths.area_estimates_table,
-            run.paths.area_estimates.with_name("points.csv"),
+            points_table(run.paths.area_estimates),
         )  # fmt: skip
+        if run.paths.sample.exists():
+            log.info(
+                "estimates by %s, if there are any, are replaced; `assess` without --points makes "
+                "them again",
+                run.paths.sample,
+            )
     else:
         files = _in_folder(out)
     splits = tuple(sheet.split for sheet in chosen.values())
@@ -137,8 +143,8 @@ def assess_map_points(
     Args:
         maps: The maps; ground that several show counts for the first of them.
         points: The points.
-        out: Folder for ``estimates.json``, ``estimates.csv`` and ``points.csv``, which has the
-            classes of each point; nothing is written where it is left out.
+        out: Folder for ``estimates.json``, ``estimates.csv`` and ``estimates.points.csv``, which
+            has both classes of each point; nothing is written where it is left out.
         classes: The nomenclature, for maps that do not say the names of their classes.
         partial: Whether points without a class may be left out. That is right where chance has
             left them out, which nobody can tell from such a file.
@@ -179,6 +185,9 @@ def _assessed(
     threads: int,
     splits: tuple[str, ...] = (),
 ) -> AreaEstimates:
+    written = (files.estimates, files.table, files.points) if files else ()
+    if points.file.resolve() in {path.resolve() for path in written}:
+        raise SettingsError(f"{points.file}: would be replaced by what is written; move it away.")
     known = read_points(points.file, points.field, names, crs=points.crs, layer=points.layer)
     log.info(
         "%s: %s in %s", points.file, plural(len(known.names), "point"), known.crs.split("\n")[0]
@@ -216,7 +225,7 @@ def _assessed(
     )  # fmt: skip
     warn_of_gaps(estimates)
     if files is not None:
-        with published(files.estimates, files.table, files.points) as drafts:
+        with published(*written) as drafts:
             drafts[0].write_text(estimates.as_json(), "utf-8")
             drafts[1].write_text(estimates.as_csv(), "utf-8")
             drafts[2].write_text(_table(known, found, sheets, names), "utf-8")
@@ -381,11 +390,12 @@ def _class_names(maps: Sequence[Path], chosen: Path | None) -> tuple[str, ...]:
 def _in_folder(out: Path) -> _Files:
     if (out.suffix and not out.is_dir()) or out.is_file():
         raise SettingsError(
-            f"assess: --out {out} is to be a folder: estimates.json, estimates.csv and points.csv "
-            "go there.",
+            f"assess: --out {out} is to be a folder: estimates.json and .csv and "
+            "estimates.points.csv go there.",
             remedy=f"Name one, say {out.with_suffix('')}.",
         )
-    return _Files(out / "estimates.json", out / "estimates.csv", out / "points.csv")
+    estimates = out / "estimates.json"
+    return _Files(estimates, estimates.with_suffix(".csv"), points_table(estimates))
 
 
 def _place(numbers: Sequence[float]) -> str:
