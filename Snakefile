@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from pipeline import config as configuration
-from pipeline import interruption, networks, nomenclature, slurm_runs, unrecorded
+from pipeline import interruption, networks, nomenclature, slurm_runs, snakemake_start, unrecorded
 from pipeline.launcher import launcher
 from pipeline.paths import REPORT_FIGURES, REPORT_TABLES, RunPaths
 from pipeline.sheets import NAME, comparisons, digest_of, missing_inputs, read_sheets, siose_files
@@ -31,6 +31,7 @@ sheets = read_sheets(settings.sheets)
 paths = RunPaths(settings.run)
 gc.set_threshold(100_000, 50, 100)  # thousands of sheets are millions of objects that stay
 if workflow.is_main_process:  # its jobs start Snakemake again, twice each, and need not look again
+    snakemake_start.refuse_conda(workflow)
     missing_inputs(sheets, settings.sheets, made=Path("run/demo/data"))
     nomenclature.parse(configuration.read_yaml(settings.nomenclature), str(settings.nomenclature))
     for name in [settings.training.network, *settings.tuning.space.get("training.network", [])]:
@@ -40,8 +41,9 @@ else:
     interruption.pass_on_warnings()
 WEIGHTS = networks.first_weights(settings.training)
 
-# The rules run with the Python that runs Snakemake, activated or not. `exec`: signals of a batch
-# system reach the step itself, and not a shell that dies of them and leaves it behind.
+# The rules run with the Python that runs Snakemake, activated or not: their `conda:` only says what
+# it has to have, for people and for `snakemake --lint`. `exec`: signals of a batch system reach the
+# step itself, and not a shell that dies of them and leaves it behind.
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; exec ")
 SHEETS = list(sheets)
 LABELLED = [sheet.name for sheet in sheets.values() if sheet.split != "map"]
