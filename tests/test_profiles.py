@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import snakemake_executor_plugin_slurm.utils as plugin  # type: ignore[import-untyped]
 import yaml
+from snakemake_executor_plugin_slurm.validation import (  # type: ignore[import-untyped]
+    validate_slurm_extra,
+)
+from snakemake_executor_plugin_slurm_jobstep import (  # type: ignore[import-untyped]
+    get_cpu_setting,
+)
+from snakemake_interface_common.exceptions import WorkflowError
 
 from pipeline.config import read_yaml
 from pipeline.launcher import launcher
@@ -70,3 +78,46 @@ def test_the_lines_for_several_nodes_are_those_of_the_example() -> None:
     shown = read(PROFILES[1])["set-resources"]["train"]
     assert {**hidden, "gres": "gpu:v100:1"}.items() <= shown.items()
     assert launcher(hidden, 8).startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 ")
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
+def test_cpus_by_gpu_are_for_gpus_that_the_step_knows_of(path: Path) -> None:
+    """Inside a job the executor knows those of `gpu`, not those of `gres`."""
+    for rule, asked in read(path)["set-resources"].items():
+        assert not ({"gres", "cpus_per_gpu"} <= asked.keys()), rule
+        assert not ({"gres", "gpu"} <= asked.keys()), rule
+
+
+class _Job:
+    """A job of the plugin that asks for these."""
+
+    def __init__(self, **asked: Any) -> None:
+        self.threads = 8
+        self.resources = _Resources(asked)
+
+
+class _Resources(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
+def test_the_page_is_right_about_cpus_and_kinds_of_gpus() -> None:
+    page = (ROOT / "slurm" / "README.md").read_text("utf-8")
+    for text in ("gres: gpu:1g.10gb:1", "gres: gpu:a100:1", "gpu_model", "cpus_per_task: 32"):
+        assert text in page
+    for kind in ("gpu:1g.10gb:1", "gpu:a100:1"):
+        assert plugin.set_gres_string(_Job(gres=kind)) == f" --gres={kind}"
+    hyphens = "nvidia_a100-sxm4-40gb"
+    for asked in ({"gres": f"gpu:{hyphens}:1"}, {"gpu": 1, "gpu_model": hyphens}):
+        with pytest.raises(WorkflowError, match="Invalid G"):
+            plugin.set_gres_string(_Job(**asked))
+    instead = f"--signal=USR1@120 --gpus-per-node={hyphens}:1"
+    assert f"slurm_extra: {instead}" in page
+    validate_slurm_extra(_Job(slurm_extra=instead))
+    # Of four GPUs by `gres`, inside the job (no SLURM_GPUS): those of one, and those of all.
+    assert get_cpu_setting(_Job(gres="gpu:a100:4", cpus_per_gpu=8), None) == "--cpus-per-task=8"
+    assert get_cpu_setting(_Job(gres="gpu:a100:4", cpus_per_task=32), None) == "--cpus-per-task=32"
+    assert get_cpu_setting(_Job(gpu=4, cpus_per_gpu=8), "4") == "--cpus-per-gpu=8"

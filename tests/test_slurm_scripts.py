@@ -88,5 +88,5 @@ def test_a_process_gets_the_cpus_of_the_job(
     assert (" --threads " in words) == (name == "map")
     if name == "map":
         assert words.endswith(f" --threads {cpus}")
-    # srun refuses both at once.
+    # Not every srun takes both.
     assert not [line for line in variables if line.startswith("SLURM_CPUS_PER_GPU")]
