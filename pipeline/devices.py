@@ -15,6 +15,7 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
+from pipeline import gpus
 from pipeline.errors import SettingsError
 from pipeline.networks import resolve_precision
 
@@ -36,7 +37,8 @@ def launched(
         SettingsError: If there are not so many GPUs, or several nodes and nobody who has started
             their processes.
     """
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    kind = gpus.accelerator(tell=local == "0")
     own: list[Any] = []
     around = _started_by(os.environ)
     if around is not None:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import gpus
 from pipeline.blending import Blend
 from pipeline.grid import PixelGrid, Window
 from pipeline.nomenclature import IGNORE
@@ -52,7 +53,7 @@ class MappedBand:
 
 def best_device() -> torch.device:
     """The first GPU that the job was given, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(gpus.accelerator())
 
 
 def predicted_bands(
