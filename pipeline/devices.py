@@ -8,12 +8,14 @@ its node.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from pipeline import gpus
 from pipeline.errors import SettingsError
@@ -34,8 +36,8 @@ def launched(
         deterministic: Whether GPUs shall give the same bits each time.
 
     Raises:
-        SettingsError: If there are not so many GPUs, or several nodes and nobody who has started
-            their processes.
+        SettingsError: If there are not so many GPUs, several nodes and nobody who has started
+            their processes, or not as many processes on each node.
     """
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     kind = gpus.accelerator(tell=local == "0")
@@ -49,6 +51,8 @@ def launched(
                 remedy="Start them on as many nodes, or leave the setting out.",
             )
         nodes = started
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            own = [_srun(count, nodes)]
     else:
         # In a job of one task Fabric would wait for tasks that SLURM never starts.
         own = [LightningEnvironment()]
@@ -99,15 +103,40 @@ def take_gpu(number: int) -> None:
 
 
 def _started_by(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Processes a node and nodes as torchrun or srun started them; None where nobody did."""
+    """Processes a node and nodes as torchrun or srun started them; None where nobody did.
+
+    Raises:
+        SettingsError: If srun started more of them on one node than on another.
+    """
     if "TORCHELASTIC_RUN_ID" in environment:
         local = int(environment["LOCAL_WORLD_SIZE"])
         return local, int(environment["WORLD_SIZE"]) // local
-    tasks = int(environment.get("SLURM_NTASKS", "1"))
-    # Inside a job script, before any srun, there is one process whatever the tasks.
-    if tasks > 1 and "SLURM_STEP_NUM_TASKS" in environment:
-        tasks = int(environment["SLURM_STEP_NUM_TASKS"])
-        nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1")))
-        if tasks > 1:
-            return tasks // nodes, nodes
-    return None
+    # The step's variables: those of the job, which a job script or a shell of `salloc` has too, say
+    # how many tasks there may be. Such a shell may be a step, of one task.
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks == 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1")))
+    spread = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if tasks % nodes or "," in spread:
+        raise SettingsError(
+            f"srun started {tasks} processes on {nodes} nodes ({spread or 'unevenly'}).",
+            remedy="Training takes as many on each node: write `--ntasks-per-node`.",
+        )
+    return tasks // nodes, nodes
+
+
+def _srun(tasks: int, nodes: int) -> SLURMEnvironment:
+    """Lightning's view of a step of srun, which it gets from the job's variables otherwise.
+
+    Those have other numbers where a job has several steps, and none of tasks a node without
+    ``--ntasks-per-node``; ``interactive``, the name of a job of ``salloc``, is no srun to it.
+    """
+    os.environ["SLURM_NTASKS"] = str(tasks * nodes)
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(tasks)
+    os.environ["SLURM_NNODES"] = str(nodes)
+    if "SLURM_STEP_NODELIST" in os.environ:
+        os.environ["SLURM_NODELIST"] = os.environ["SLURM_STEP_NODELIST"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)  # that srun is not used
+        return SLURMEnvironment(auto_requeue=False)

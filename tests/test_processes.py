@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,26 +66,35 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def two(shard: Path, folder: Path, settings: dict[str, Any], warned: str = "") -> list[Any]:
-    """Train by two processes, started as torchrun starts them."""
+def two(
+    shard: Path,
+    folder: Path,
+    settings: dict[str, Any],
+    warned: str = "",
+    srun: Mapping[str, str] | None = None,
+) -> list[Any]:
+    """Train by two processes, started as torchrun starts them, or srun in a step."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    ranks = ("SLURM_PROCID", "SLURM_LOCALID") if srun else ("RANK", "LOCAL_RANK")
+    shared |= srun or {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
         "GROUP_RANK": "0",
-        "GLOO_SOCKET_IFNAME": "lo",
     }
     command = [sys.executable, "-c", PROGRAM, str(shard), str(folder), json.dumps(settings), warned]
     running = [
         subprocess.Popen(
             command,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=shared | dict.fromkeys(ranks, str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -207,14 +217,33 @@ def test_first_steps_count_alike_in_running_statistics(momentum: float) -> None:
     assert means[13] == pytest.approx(0.9 * means[12] + 0.1 * 13)
 
 
+ALLOCATED = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "2"}
+SHELL = {
+    "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_PROCID": "0",
+}  # fmt: skip
+STEP = {
+    "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
         ({}, None),
-        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
-        ({"SLURM_NTASKS": "8"}, None),  # the job script itself, before any srun
-        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}, (4, 2)),
-        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        # The job script itself, before any srun, or Snakemake there.
+        ({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "0"}, None),
+        # A shell of `salloc` on the login node, and one that is a step of its own on the first.
+        ({**ALLOCATED, "SLURM_NTASKS": "8"}, None),
+        ({**ALLOCATED, **SHELL, "SLURM_NTASKS": "8"}, None),
+        ({**ALLOCATED, **SHELL, "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}, None),
+        # srun, in a script, and in such a shell, whatever Lightning thinks of the job's name.
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3", **STEP}, (4, 2)),
+        ({**ALLOCATED, **SHELL, "SLURM_NTASKS": "8", "SLURM_PROCID": "0", **STEP}, (4, 2)),
+        # A job of fewer tasks than its step.
+        ({**ALLOCATED, "SLURM_NTASKS": "1", "SLURM_PROCID": "0", **STEP}, (4, 2)),
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, (2, 3)),
     ],
 )
@@ -222,6 +251,29 @@ def test_who_has_started_the_processes(
     environment: dict[str, str], expected: tuple[int, int] | None
 ) -> None:
     assert devices._started_by(environment) == expected
+
+
+@pytest.mark.parametrize(("tasks", "spread"), [("3", "2,1"), ("4", "3,1")])
+def test_processes_that_srun_has_spread_unevenly_are_told(tasks: str, spread: str) -> None:
+    step = {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_TASKS_PER_NODE": spread}
+    with pytest.raises(SettingsError, match=rf"{tasks} processes on 2 nodes \({spread}\)") as told:
+        devices._started_by({**ALLOCATED, **STEP, **step, "SLURM_PROCID": "0"})
+    assert "--ntasks-per-node" in told.value.remedy
+
+
+@pytest.mark.parametrize("name", ["interactive", "train"])
+def test_two_processes_that_srun_started_train_together(
+    shard: Path, tmp_path: Path, name: str
+) -> None:
+    """In a job of `salloc`, whose name is `interactive`, and by `srun -n 2`, in a job of one."""
+    step = {
+        "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": name, "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+    }  # fmt: skip
+    told = two(shard, tmp_path, SETTINGS | {"epochs": 1}, srun=step)
+    assert told == [(0, "writes 2"), (0, "waits 2")]
 
 
 def test_nodes_that_nobody_started_are_told() -> None:
