@@ -247,7 +247,7 @@ def test_years_of_a_place_are_not_mixed(run: Run) -> None:
     text = table.read_text("utf-8").replace("split", "split,year,place")
     text = text.replace(",test", ",test,2010,x").replace(",map", ",map,2017,x")
     table.write_text(text, "utf-8")
-    with pytest.raises(SettingsError, match="is of one year") as caught:
+    with pytest.raises(SettingsError, match="are of one year") as caught:
         stages.sample(Run(run.settings), PLAN)
     assert caught.value.items == ("x: sheets of 2010 and 2017",)
     stages.sample(Run(run.settings), PLAN, ["east"], chips=False)

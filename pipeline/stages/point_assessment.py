@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import area_estimates, config, geotiff, nomenclature
+from pipeline import area_estimates, geotiff
 from pipeline.area_estimates import AreaEstimates, Sampling
-from pipeline.class_rasters import NOMENCLATURE_TAG, check_nomenclature, masked_bytes, read_legend
-from pipeline.errors import InputError, SettingsError
+from pipeline.class_rasters import masked_bytes
+from pipeline.errors import InputError, Problems, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
 from pipeline.numerals import count, listed, percent, plural
@@ -32,10 +32,21 @@ from pipeline.publication import published
 from pipeline.reference_points import EMPTY, ReferencePoints, read_points
 from pipeline.run import Run
 from pipeline.sample_draw import SheetMap, Strata, count_strata
-from pipeline.sheets import comparisons
+from pipeline.stages.assessed_maps import (
+    check_made_with,
+    classes_of,
+    delivered_maps,
+    maps_by_name,
+    sheets_of_one_year,
+)
 from pipeline.stages.assessment import points_table, warn_of_gaps
 
 log = logging.getLogger(__name__)
+
+_OTHERS = (
+    "Assess each by itself, or name the nomenclature of all (--nomenclature) if their ids mean the "
+    "same."
+)
 
 _STRANGE = 0.001
 """Samples are told of that chance would spread as they are more rarely than that."""
@@ -94,24 +105,12 @@ def assess_points(
         SettingsError: If there is no such sheet, or sheets show a place in several years.
         InputError: If a map is missing or of other classes; and as :func:`assess_map_points`.
     """
-    chosen = {name: run.sheet(name) for name in sheets} or run.sheets
-    years = comparisons(chosen)
-    if years:
-        raise SettingsError(
-            "Areas are of one year: they are those of the ground, once.",
-            [f"{place}: sheets of {before} and {after}" for place, before, after in years],
-            f"Name the sheets of one year with --sheets; all are {', '.join(chosen)}.",
-        )
-    maps = {n: run.paths.delivered_map(n, run.settings.cleaning.asked) for n in chosen}
-    missing = [f"sheet {name}: {path}" for name, path in maps.items() if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(chosen)} sheets have no map yet.",
-            missing,
-            "Map them first, or name those that are mapped with --sheets.",
-        )
-    for path, fingerprint in zip(maps.values(), _fingerprints([*maps.values()]), strict=True):
-        check_nomenclature(fingerprint, path, run.nomenclature)
+    chosen = sheets_of_one_year(run, sheets)
+    maps = delivered_maps(run, chosen)
+    problems = Problems()
+    for path in maps.values():
+        problems.tried(check_made_with, path, run.nomenclature)
+    problems.check("maps cannot be used.")
     if out is None:
         files = _Files(
             run.paths.area_estimates, run.paths.area_estimates_table,
@@ -163,17 +162,10 @@ def assess_map_points(
         Olofsson et al. (2014), equations 1 to 11, and section 5.1 for samples that are not
         stratified; Card (1982).
     """
-    names = [path.stem for path in maps]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise SettingsError(
-            "Maps are told apart by the names of their files.",
-            [str(path) for path in maps if path.stem in doubled],
-            "Rename them, or leave out those that are named twice.",
-        )
+    named = maps_by_name(maps)
     files = None if out is None else _in_folder(out)
-    sources = dict(zip(names, maps, strict=True))
-    return _assessed(sources, _class_names(maps, classes), points, files, partial, threads)
+    names = classes_of(maps, classes, Problems(), _OTHERS).names
+    return _assessed(named, names, points, files, partial, threads)
 
 
 def _assessed(
@@ -353,38 +345,6 @@ def _check_same(now: PixelGrid, before: PixelGrid, path: Path) -> None:
         raise InputError(
             f"{path}: has changed while it was read.", remedy="Start again when it is finished."
         )
-
-
-def _fingerprints(maps: Sequence[Path]) -> list[str]:
-    """Fingerprints of the nomenclatures that maps were made with, "" where they do not say."""
-    found = []
-    for path in maps:
-        with geotiff.RasterReader(path, [1]) as reader:
-            found.append(reader.tags.get(NOMENCLATURE_TAG, ""))
-    return found
-
-
-def _class_names(maps: Sequence[Path], chosen: Path | None) -> tuple[str, ...]:
-    """Names of the classes of maps that must all have the same."""
-    made_with = _fingerprints(maps)
-    if chosen is not None:
-        known = nomenclature.parse(config.read_yaml(chosen), str(chosen))
-        for path, fingerprint in zip(maps, made_with, strict=True):
-            if fingerprint:  # maps of others have none: whoever names the classes vouches for them
-                check_nomenclature(fingerprint, path, known)
-        return known.names
-    legends = [read_legend(path)[0] for path in maps]
-    if len(set(legends)) > 1 or len(set(made_with)) > 1:
-        raise InputError(
-            "The maps have other classes than each other.",
-            [
-                f"{path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
-                for path, names, fingerprint in zip(maps, legends, made_with, strict=True)
-            ],
-            "Assess each by itself, or name the nomenclature of all (--nomenclature) if their ids "
-            "mean the same.",
-        )
-    return legends[0]
 
 
 def _in_folder(out: Path) -> _Files:

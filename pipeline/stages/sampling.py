@@ -14,21 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import config, confusion, geotiff, imagery, nomenclature, progress, sample_design
+from pipeline import confusion, geotiff, imagery, progress, sample_design
 from pipeline.class_rasters import (
     CHANGES_TAG,
-    NOMENCLATURE_TAG,
-    check_nomenclature,
     class_raster,
     masked_bytes,
-    read_legend,
 )
 from pipeline.comparison import common_pixels
 from pipeline.errors import InputError, Problems, SettingsError
 from pipeline.grid import PixelGrid, Window
 from pipeline.map_digest import maps_digest
 from pipeline.nomenclature import Nomenclature
-from pipeline.numerals import listed, percent, plural
+from pipeline.numerals import percent, plural
 from pipeline.own_ground import own_ground
 from pipeline.paths import link
 from pipeline.publication import published
@@ -41,7 +38,13 @@ from pipeline.sample_draw import (
     count_strata,
     draw,
 )
-from pipeline.sheets import Sheet, comparisons
+from pipeline.stages.assessed_maps import (
+    MapClasses,
+    classes_of,
+    delivered_maps,
+    maps_by_name,
+    sheets_of_one_year,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +73,6 @@ class SampleDesign:
     rule: sample_design.Rule = "neyman"
     minimum: int = sample_design.MINIMUM
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Classes:
-    names: tuple[str, ...]
-    colors: tuple[str, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -145,23 +141,9 @@ def sample(
             before anything is counted; if their pixels do not cover as much ground.
         OutputError: If interpreted points would be lost.
     """
-    chosen = _chosen(run, sheets)
-    years = comparisons(chosen)
-    if years:
-        raise SettingsError(
-            "A sample is of one year: its areas are those of the ground, once.",
-            [f"{place}: sheets of {before} and {after}" for place, before, after in years],
-            f"Name the sheets of one year with --sheets; all are {', '.join(chosen)}.",
-        )
+    chosen = sheets_of_one_year(run, sheets)
     paths, known = run.paths, run.nomenclature
-    rasters = {n: paths.delivered_map(n, run.settings.cleaning.asked) for n in chosen}
-    missing = [f"sheet {name}: {path}" for name, path in rasters.items() if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(chosen)} sheets have no map yet.",
-            missing,
-            "Map them first, or name those that are mapped with --sheets.",
-        )
+    rasters = delivered_maps(run, chosen)
     problems, sources = Problems(), []
     for name, sheet in chosen.items():
         grid = problems.tried(_image_grid if chips else geotiff.read_grid, sheet.orthophoto)
@@ -170,7 +152,7 @@ def sample(
             photos = (_Photo(sheet.orthophoto),) if chips else ()
             sources.append(_Source(name, rasters[name], photos, grid))
     problems.check("files cannot be used.")
-    classes = _Classes(known.names, known.colors, known.fingerprint)
+    classes = MapClasses(known.names, known.colors, known.fingerprint)
     told = " ".join(f"--config {shlex.quote(str(path))}" for path in configs) or "--config SETTINGS"
     out = _Output(
         paths.sample, chips, overwrite, threads, told,
@@ -227,17 +209,10 @@ def sample_maps(
         raise SettingsError(
             "Maps have the same orthophoto before and after.", same, "Name that of each date."
         )
-    names = [path.stem for path in maps]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise SettingsError(
-            "Maps are told apart by the names of their files.",
-            [str(path) for path in maps if path.stem in doubled],
-            "Rename them, or leave out those that are named twice.",
-        )
+    named = maps_by_name(maps)
     problems, other = Problems(), []
     sources = []
-    for path, paths in zip(maps, given, strict=True):
+    for (name, path), paths in zip(named.items(), given, strict=True):
         grid = problems.tried(_map_grid, path)
         images = [problems.tried(_image_grid, photo) for photo in paths]
         if grid is None:
@@ -249,7 +224,7 @@ def sample_maps(
                 other.append(f"{path}: {grid}; {photo}: {image}")
             else:
                 photos.append(_Photo(photo, title, *place))
-        sources.append(_Source(path.stem, path, tuple(photos), grid))
+        sources.append(_Source(name, path, tuple(photos), grid))
     if other:
         problems.found(
             InputError(
@@ -259,7 +234,12 @@ def sample_maps(
                 "each, or two, before and after.",
             )
         )
-    legend = _legend([source.raster for source in sources], classes, problems)
+    legend = classes_of(
+        [source.raster for source in sources],
+        classes,
+        problems,
+        "Draw a sample of each, or map all with one network.",
+    )
     output = _Output(out, chips, overwrite, threads, f"--sample {shlex.quote(str(out))}")
     _sampled(sources, legend, design or SampleDesign(), None, output)
 
@@ -305,17 +285,6 @@ def _matrix(run: Run) -> NDArray[np.int64] | None:
     return total
 
 
-def _chosen(run: Run, names: Sequence[str]) -> dict[str, Sheet]:
-    """Sheets of a run by name; all where none is named."""
-    unknown = [name for name in dict.fromkeys(names) if name not in run.sheets]
-    if len(unknown) > 1:
-        raise SettingsError(
-            f"{run.settings.sheets}: there are no sheets {listed([*map(repr, unknown)])}.",
-            [f"sheets: {', '.join(run.sheets)}"],
-        )
-    return {name: run.sheet(name) for name in names} or run.sheets
-
-
 def _image_grid(orthophoto: Path) -> PixelGrid:
     """Pixels of an orthophoto that chips can be made of."""
     return geotiff.read_orthophoto(orthophoto).grid
@@ -349,41 +318,9 @@ def _check_map(path: Path, grid: PixelGrid, classes: Nomenclature) -> None:
         masked_bytes(reader)
 
 
-def _legend(maps: Sequence[Path], chosen: Path | None, problems: Problems) -> _Classes:
-    """Classes of maps that must all have the same.
-
-    Raises:
-        InputError: If they have not; or with the problems that there are, and those of the legends.
-    """
-    made_with = []
-    for path in maps:
-        with geotiff.RasterReader(path, [1]) as reader:
-            made_with.append(reader.tags.get(NOMENCLATURE_TAG, ""))
-    if chosen is not None:
-        known = nomenclature.parse(config.read_yaml(chosen), str(chosen))
-        for path, fingerprint in zip(maps, made_with, strict=True):
-            if fingerprint:  # maps of others have none: whoever names the classes vouches for them
-                problems.tried(check_nomenclature, fingerprint, path, known)
-        problems.check("files cannot be used.")
-        return _Classes(known.names, known.colors, known.fingerprint)
-    found = [problems.tried(read_legend, path) for path in maps]
-    problems.check("files cannot be used.")
-    legends = [legend for legend in found if legend is not None]
-    if len({names for names, _ in legends}) > 1 or len(set(made_with)) > 1:
-        raise InputError(
-            "The maps have other classes than each other.",
-            [
-                f"{path}: {', '.join(names)} (nomenclature {fingerprint or 'not told'})"
-                for path, (names, _), fingerprint in zip(maps, legends, made_with, strict=True)
-            ],
-            "Draw a sample of each, or map all with one network.",
-        )
-    return _Classes(*legends[0], made_with[0])
-
-
 def _sampled(
     sources: Sequence[_Source],
-    classes: _Classes,
+    classes: MapClasses,
     design: SampleDesign,
     matrix: NDArray[np.int64] | None,
     out: _Output,
@@ -489,7 +426,7 @@ def _tell(
     sizes: NDArray[np.int64],
     users: NDArray[np.float64],
     design: SampleDesign,
-    classes: _Classes,
+    classes: MapClasses,
     out: _Output,
 ) -> None:
     error = sample_design.expected_se(strata.area_m2, users, sizes)
