@@ -36,6 +36,10 @@ _CONTROLLERS = ("freezer", "memory", "cpuset")
 _CGROUPS = Path("/sys/fs/cgroup")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
+# What clusters of one machine share is dealt out by places. Ports lie below those that the system
+# gives to whoever asks for any, and below those of Lightning: 15000 and a job's last four digits.
+_PLACES, _PORT, _PORTS, _JOBS = 20, 11_000, 16, 500
+
 
 class ClusterError(RuntimeError):
     """The cluster cannot be started, or does not answer."""
@@ -81,6 +85,7 @@ class Cluster:
         self.folder, self.size = folder.resolve(), size
         self._started: dict[str, tuple[int, float]] = {}
         self.name = "tesela"
+        self._place: _Place | None = None
 
     @property
     def conf(self) -> Path:
@@ -135,8 +140,9 @@ class Cluster:
         for node in self.nodes:
             (self.folder / "spool" / node).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
-        ports = list(_free_ports(3 + self.size.nodes))
-        self._write_configuration(ports)
+        self._place = _Place.taken(3 + self.size.nodes)
+        ports = self._place.ports
+        self._write_configuration(ports, self._place.first_job)
         self._save()
         self._start_munge()
         self._start_accounting(ports[2])
@@ -160,6 +166,8 @@ class Cluster:
         for node in self.nodes:
             for folder in sorted(_CGROUPS.glob(f"*/slurm_{node}"), reverse=True):
                 _remove_cgroup(folder)
+        if self._place is not None:
+            self._place.lock.close()
         self._save()
 
     # ---- what tests do with it --------------------------------------------------------------
@@ -372,7 +380,7 @@ class Cluster:
             self.run("sacctmgr", "-i", "add", "account", "forest", "cluster=tesela")
             self.run("sacctmgr", "-i", "add", "user", "root", "account=forest", "cluster=tesela")
 
-    def _write_configuration(self, ports: list[int]) -> None:
+    def _write_configuration(self, ports: list[int], first_job: int) -> None:
         (self.folder / "etc" / "gres.conf").write_text(
             f"AutoDetect=off\nName=gpu Type=v100 File={self._gpu_files()}\n", "utf-8"
         )
@@ -468,6 +476,8 @@ MessageTimeout=30
 TCPTimeout=10
 MinJobAge=600
 MaxArraySize=1001
+# Training finds its port by the job's number, and tests find its processes.
+FirstJobId={first_job}
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={ports[1]}
@@ -499,15 +509,42 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
 
 
-def _free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-            yield int(one.getsockname()[1])
-    finally:
-        for one in sockets:
-            one.close()
+@dataclass(frozen=True)
+class _Place:
+    """Ports and numbers of jobs that no other cluster of this machine has.
+
+    Attributes:
+        lock: Held for as long as the cluster is this process's; its daemons hold their ports.
+        ports: Of the daemons.
+        first_job: Number of the first job.
+    """
+
+    lock: socket.socket
+    ports: list[int]
+    first_job: int
+
+    @classmethod
+    def taken(cls, count: int) -> _Place:
+        """The first place that is free, with so many ports.
+
+        Raises:
+            ClusterError: If none is.
+        """
+        for place in range(1, _PLACES):
+            first = _PORT + place * _PORTS
+            ports = list(range(first, first + count))
+            lock = socket.socket(socket.AF_UNIX)
+            try:
+                lock.bind(f"\0tesela-slurm-{place}")
+                for port in ports:
+                    with socket.socket() as probe:
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                        probe.bind(("", port))
+            except OSError:
+                lock.close()
+            else:
+                return cls(lock, ports, 10_000 + place * _JOBS)
+        raise ClusterError(f"{_PLACES - 1} clusters run here, or all their ports are taken")
 
 
 def _has_cgroups() -> bool:
