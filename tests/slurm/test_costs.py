@@ -21,7 +21,7 @@ from pipeline.slurm_accounting import OPEN, Accounting, SlurmJob, accounting
 from pipeline.slurm_runs import job_prefix
 from tests.report_values import full_report
 from tests.slurm.cluster import Cluster
-from tests.slurm.workflow import PROFILE, SNAKEMAKE, wait_for
+from tests.slurm.workflow import EAGER, PROFILE, QUICK, wait_for
 
 ALLOCATE = "import time; held = b'x' * ({} * 2**20); time.sleep({})"
 
@@ -169,10 +169,7 @@ def test_advice_pasted_into_a_profile_grows_with_the_attempt(
     (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(kept | lines), "utf-8")
     began = time.time()
     done = subprocess.run(
-        [
-            SNAKEMAKE, "--profile", "profile", "--slurm-init-seconds-before-status-checks", "2",
-            "--latency-wait", "10",
-        ],
+        [*EAGER, "--profile", "profile", *QUICK],
         cwd=tmp_path, env=nodes.environment, capture_output=True, text=True, check=False,
         timeout=300,
     )  # fmt: skip

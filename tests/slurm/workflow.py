@@ -17,6 +17,7 @@ from pipeline import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
+EAGER = (sys.executable, str(Path(__file__).with_name("eager_snakemake.py")))
 PROFILE = ROOT / "slurm"
 
 SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -35,7 +36,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 """Sections of a run that is over in a minute; values of the tests go over them."""
 
 QUICK = (
-    "--slurm-init-seconds-before-status-checks", "2",
+    "--slurm-init-seconds-before-status-checks", "1",
     "--latency-wait", "10",
 )  # fmt: skip
 """What tests say besides the profile: on this machine nobody need be spared questions."""
@@ -100,8 +101,8 @@ class Workflow:
 
     def command(self, *arguments: str) -> list[str]:
         """Snakemake with what tests always say; ``arguments`` come last and win."""
-        words = [*self.before, SNAKEMAKE, "--snakefile", str(ROOT / "Snakefile")]
-        words += THREADS
+        snakemake = [SNAKEMAKE] if self.profile is None else EAGER
+        words = [*self.before, *snakemake, "--snakefile", str(ROOT / "Snakefile"), *THREADS]
         if self.profile is None:
             words += ["--cores", "2"]
         else:
