@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from pipeline.slurm_accounting import OPEN, Accounting, SlurmJob, accounting
 from pipeline.slurm_runs import job_prefix
 from tests.report_values import full_report
 from tests.slurm.cluster import Cluster
+from tests.slurm.steps import limited
 from tests.slurm.workflow import EAGER, PROFILE, QUICK, wait_for
 
 ALLOCATE = "import time; held = b'x' * ({} * 2**20); time.sleep({})"
@@ -39,89 +40,123 @@ def told(cluster: Cluster, prefix: str, began: float) -> Accounting:
     return accounting(prefix, began - 60, cluster.environment)
 
 
-def by_number(found: Accounting) -> dict[str, list[SlurmJob]]:
-    """All starts of each job."""
-    numbers: dict[str, list[SlurmJob]] = {}
-    for job in found.jobs:
-        numbers.setdefault(job.number, []).append(job)
-    return numbers
+@dataclass(frozen=True)
+class Known:
+    """Jobs of known cost, and what the module has read of them.
+
+    Attributes:
+        began: When they were submitted, as seconds since 1970.
+        numbers: Number of each job, by what it is.
+        found: The run's jobs.
+    """
+
+    began: float
+    numbers: dict[str, str]
+    found: Accounting
+
+    def starts(self, name: str) -> list[SlurmJob]:
+        """All starts of a job."""
+        return [job for job in self.found.jobs if job.number == self.numbers[name]]
 
 
-@pytest.fixture
-def prefix(tmp_path: Path) -> str:
-    """Names of jobs of a run that there is once."""
-    return job_prefix(tmp_path)
+def allocating(megabytes: int, seconds: int) -> str:
+    """A command that holds so much memory for so long."""
+    return f'{sys.executable} -c "{ALLOCATE.format(megabytes, seconds)}"'
 
 
-def test_jobs_of_known_cost(nodes: Cluster, prefix: str) -> None:
-    """A GPU job that holds memory, one held back, one cut off, one requeued, one too large."""
-    began = time.time()
-    hold = f'{sys.executable} -c "{ALLOCATE.format(300, 6)}"'
-    gpu = submitted(
-        nodes, prefix, "rule_map_sheet_wildcards_a", f"srun --overlap {hold}",
-        "-p", "gpu", "--gpus=2", "--mem=800", "-c", "3", "-t", "7",
-    )  # fmt: skip
-    held = submitted(nodes, prefix, "rule_shard_wildcards_a", "sleep 2", "--begin=now+6", "-t1")
-    requeued = submitted(
-        nodes, prefix, "rule_shard_wildcards_b", "sleep 4", "--requeue", "--mem=100", "-t1"
-    )
-    failed = submitted(nodes, prefix, "rule_train", "exit 3", "--mem=100")
-    large = submitted(
-        nodes, prefix, "rule_shard_wildcards_c",
-        f'{sys.executable} -c "{ALLOCATE.format(400, 20)}"', "--mem=100",
-    )  # fmt: skip
-    large_step = submitted(
-        nodes, prefix, "rule_shard_wildcards_e",
-        f'srun --overlap {sys.executable} -c "{ALLOCATE.format(400, 20)}" || exit 1', "--mem=100",
-    )  # fmt: skip
-    other = submitted(nodes, "another", "rule_shard_wildcards_d", "true")
-    wait_for("it runs", lambda: requeued in nodes.jobs("RUNNING"), 60)
-    nodes.run("scontrol", "requeue", requeued)
-    endless = submitted(nodes, prefix, "rule_report", "sleep 600", "--mem=100")
-    all_jobs = {gpu, held, requeued, failed, large, large_step, other}
-    wait_for("all but one end", lambda: not all_jobs & set(nodes.jobs()), 120)
+@pytest.fixture(scope="module")
+def known(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
+    """A GPU job that holds memory, one held back, one requeued, others cut off or still running."""
+    began, prefix = time.time(), job_prefix(tmp_path_factory.mktemp("costs"))
+    small = ("--mem=100", "-t1")
+
+    def submit(comment: str, command: str, *more: str) -> str:
+        return submitted(cluster, prefix, comment, command, *more)
+
+    numbers = {
+        "late": submit("rule_clean_map_wildcards_a", "sleep 600", *small),
+        "requeued": submit("rule_shard_wildcards_b", "sleep 4", "--requeue", *small),
+        "on GPUs": submit(
+            "rule_map_sheet_wildcards_a", f"srun --overlap {allocating(300, 6)}",
+            "-p", "gpu", "--gpus=2", "--mem=800", "-c", "3", "-t", "7",
+        ),
+        "held": submit("rule_shard_wildcards_a", "sleep 2", "--begin=now+6", "-t1"),
+        "failed": submit("rule_train", "exit 3", "--mem=100"),
+        "large": submit("rule_shard_wildcards_c", allocating(400, 5), "--mem=100"),
+        "large step": submit(
+            "rule_shard_wildcards_e", f"srun --overlap {allocating(400, 5)} || exit 1", "--mem=100"
+        ),
+        "endless": submit("rule_report", "sleep 600", "--mem=100"),
+    }  # fmt: skip
+    other = submitted(cluster, "another", "rule_shard_wildcards_d", "true")
+    early = {numbers["late"], numbers["requeued"]}
+    wait_for("they run", lambda: early <= set(cluster.jobs("RUNNING")), 60)
+    cluster.run("scontrol", "requeue", numbers["requeued"])
+    limited(cluster, numbers["late"], EndTime="now+1")  # SLURM looks every half minute
+    ending = {other, *numbers.values()} - {numbers["endless"]}
+    wait_for("all but one end", lambda: not ending & set(cluster.jobs()), 120)
 
     def settled() -> bool:
-        states = Counter(job.state for job in told(nodes, prefix, began).jobs)
+        states = Counter(job.state for job in told(cluster, prefix, began).jobs)
         return sum(states[state] for state in OPEN) == 1
 
     wait_for("the database knows", settled, 30)
-    found = told(nodes, prefix, began)
-    jobs = by_number(found)
-    assert jobs.keys() == all_jobs - {other} | {endless}
+    yield Known(began, numbers, told(cluster, prefix, began))
+    cluster.run("scancel", numbers["endless"])
 
-    (on_gpus,) = jobs[gpu]
-    assert (on_gpus.state, on_gpus.step, on_gpus.sheet) == ("COMPLETED", "map_sheet", "a")
-    assert (on_gpus.cpus, on_gpus.gpus, on_gpus.nodes) == (3, 2, 1)
-    assert (on_gpus.asked_mb, on_gpus.limit_seconds) == (800, 420)
-    assert 6 <= on_gpus.seconds <= 10
-    assert on_gpus.seconds == on_gpus.ended - on_gpus.started
-    assert 300 <= on_gpus.memory_mb <= 500
 
-    (late,) = jobs[held]
-    assert 6 <= late.queued_seconds <= 12
-    assert 2 <= late.seconds <= 4
-    assert abs(late.submitted - began) < 30
+def test_a_runs_own_jobs_are_found(known: Known) -> None:
+    assert {job.number for job in known.found.jobs} == {*known.numbers.values()}
 
-    first, second = jobs[requeued]
+
+def test_a_job_on_gpus_cost_what_it_held(known: Known) -> None:
+    (job,) = known.starts("on GPUs")
+    assert (job.state, job.step, job.sheet) == ("COMPLETED", "map_sheet", "a")
+    assert (job.cpus, job.gpus, job.nodes) == (3, 2, 1)
+    assert (job.asked_mb, job.limit_seconds) == (800, 420)
+    assert 6 <= job.seconds <= 10
+    assert job.seconds == job.ended - job.started
+    assert 300 <= job.memory_mb <= 500
+
+
+def test_waiting_is_not_working(known: Known) -> None:
+    (held,) = known.starts("held")
+    assert 6 <= held.queued_seconds <= 12
+    assert 2 <= held.seconds <= 4
+    assert abs(held.submitted - known.began) < 30
+
+
+def test_each_start_of_a_requeued_job_counts(known: Known) -> None:
+    first, second = known.starts("requeued")
     assert (first.state, second.state) == ("REQUEUED", "COMPLETED")
     assert second.queued_seconds < 30
     assert 4 <= second.seconds <= 6
 
-    assert [job.state for job in jobs[failed]] == ["FAILED"]
+
+def test_jobs_that_were_cut_off_say_why(known: Known, nodes: Cluster) -> None:
+    states = {name: [job.state for job in known.starts(name)] for name in known.numbers}
+    assert states["failed"] == ["FAILED"]
+    assert states["late"] == ["TIMEOUT"]
     # Without control groups, SLURM's own watch ends it, and calls that a failure.
-    killed = [job.state for job in jobs[large]]
-    assert killed in (["OUT_OF_MEMORY"], ["FAILED"], ["CANCELLED"])
+    assert states["large"] in (["OUT_OF_MEMORY"], ["FAILED"], ["CANCELLED"])
     # With them, a step that is killed leaves a job that just failed.
-    if killed == ["OUT_OF_MEMORY"]:
-        assert "FAILED" in nodes.run("sacct", "-X", "-n", "-j", large_step, "--format=State")
-        assert [job.state for job in jobs[large_step]] == ["OUT_OF_MEMORY"]
-    (running,) = jobs[endless]
+    if states["large"] == ["OUT_OF_MEMORY"]:
+        number = known.numbers["large step"]
+        assert "FAILED" in nodes.run("sacct", "-X", "-n", "-j", number, "--format=State")
+        assert states["large step"] == ["OUT_OF_MEMORY"]
+
+
+def test_a_job_that_runs_has_no_end(known: Known) -> None:
+    (running,) = known.starts("endless")
     assert running.state == "RUNNING"
     assert math.isnan(running.ended)
 
+
+def test_steps_add_up_and_advice_is_in_the_report(known: Known) -> None:
+    found = known.found
+    (on_gpus,) = known.starts("on GPUs")
     steps = {step.step: step for step in step_jobs(found.jobs)}
-    assert steps.keys() == {"map_sheet", "shard", "train", "report"}
+    assert steps.keys() == {"map_sheet", "shard", "train", "report", "clean_map"}
     assert steps["map_sheet"].gpu_hours == 2 * on_gpus.seconds / 3600
     assert steps["map_sheet"].cpu_hours == 3 * on_gpus.seconds / 3600
     assert (steps["shard"].finished, len(steps["shard"].jobs)) == (2, 5)
@@ -133,17 +168,6 @@ def test_jobs_of_known_cost(nodes: Cluster, prefix: str) -> None:
     page = render_report(replace(full_report(), accounting=found), {})
     assert "1 still running" in page
     assert resources_yaml(advice(found.jobs, full_report().benchmarks)) in page
-
-
-def test_a_job_out_of_time(nodes: Cluster, prefix: str) -> None:
-    began = time.time()
-    job = submitted(nodes, prefix, "rule_shard_wildcards_a", "sleep 600", "-t", "1")
-    wait_for("it runs", lambda: job in nodes.jobs("RUNNING"), 60)
-    nodes.run("scontrol", "update", f"JobId={job}", "EndTime=now+1")
-    wait_for("it is ended", lambda: job not in nodes.jobs(), 120)
-    wait_for("the database knows", lambda: told(nodes, prefix, began).jobs[0].state not in OPEN, 30)
-    (found,) = told(nodes, prefix, began).jobs
-    assert found.state == "TIMEOUT"
 
 
 def test_advice_pasted_into_a_profile_grows_with_the_attempt(
