@@ -15,6 +15,7 @@ import rasterio
 import yaml
 
 from pipeline import config, demo, stages
+from pipeline.slurm_runs import tile_jobs
 from tests.slurm.cluster import Cluster
 from tests.slurm.workflow import ROOT, Workflow, drafts, same_files, wait_for
 
@@ -102,6 +103,11 @@ class Cut:
             found.setdefault(job, set()).add(strip)
         return found
 
+    def forget(self) -> None:
+        """Forget which jobs have stopped."""
+        for path in (self.gate or Path()).glob("strip-*"):
+            path.unlink()
+
     def open(self) -> None:
         """Let the workers go on."""
         ((self.gate or Path()) / "open").touch()
@@ -176,27 +182,12 @@ def test_jobs_cut_the_bytes_of_threads(cut: Start, planned: Workflow, nodes: Clu
     assert jobs is not None, said
     for job in jobs.groups():
         told = nodes.job(job)
-        assert (told["JobName"], told["Partition"], told["NumCPUs"]) == ("tesela-tiles", "cpu", "1")
+        assert told["JobName"] == tile_jobs(started.workflow.run)
+        assert (told["Partition"], told["NumCPUs"]) == ("cpu", "1")
         assert told["JobState"] in ("CANCELLED", "COMPLETED")
 
 
-def test_a_job_that_is_cancelled_in_the_middle_gives_its_strips_to_the_others(
-    cut: Start, planned: Workflow, nodes: Cluster
-) -> None:
-    started = cut(gated=True)
-    wait_for("two jobs stop in the middle", lambda: len(started.stopped()) == 2, 120)
-    victim, other = sorted(started.stopped())
-    lost = started.stopped()[victim]
-    nodes.run("scancel", victim)
-    wait_for("it is gone", lambda: nodes.jobs() == [other], 60)
-    assert nodes.job(victim)["JobState"] == "CANCELLED"
-    started.open()
-    started.done()
-    assert lost <= started.stopped()[other]
-    whole(started, planned, nodes)
-
-
-def test_jobs_of_a_node_that_is_killed_run_again_and_go_on(
+def test_a_killed_nodes_jobs_run_again_and_a_cancelled_ones_strips_go_to_the_others(
     cut: Start, planned: Workflow, nodes: Cluster
 ) -> None:
     started = cut(gated=True)
@@ -205,12 +196,21 @@ def test_jobs_of_a_node_that_is_killed_run_again_and_go_on(
     # SLURM fills one node before the next: no worker is left.
     assert len(set(places.values())) == 1
     nodes.kill_node(places[min(places)])
-    started.open()
-    started.done()
+    started.forget()
+    wait_for("both have come so far again", lambda: started.stopped().keys() == places.keys(), 120)
     for job, place in places.items():
         told = nodes.job(job)
         assert told["Restarts"] == "1"
         assert told["NodeList"] != place
+
+    victim, other = sorted(places)
+    lost = started.stopped()[victim]
+    nodes.run("scancel", victim)
+    wait_for("it is gone", lambda: nodes.jobs() == [other], 60)
+    assert nodes.job(victim)["JobState"] == "CANCELLED"
+    started.open()
+    started.done()
+    assert lost <= started.stopped()[other]
     whole(started, planned, nodes)
 
 
