@@ -8,15 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from pipeline import config, stages
+from tests.slurm.attempts import states
 from tests.slurm.cluster import Cluster
-from tests.slurm.workflow import Workflow, kill_tree, wait_for
+from tests.slurm.workflow import Workflow, kill_tree, make_data, wait_for
 
 SPLITS = {"0722-1": "train", "0722-2": "validation", "0722-3": "test"}
 
@@ -24,8 +25,8 @@ TRAINING = {
     "network": "enet",
     "encoder": "enet",
     "epochs": None,
-    "iterations": 32,
-    "validate_every": 8,
+    "iterations": 16,
+    "validate_every": 4,
     "batch_size": 2,
 }
 """Three places, besides the end, where a training can be found by its curves."""
@@ -39,24 +40,34 @@ ONE_THREAD = ("--set-threads", "train=1", "map_sheet=1")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def whole_run(folder: Path, data: Path) -> Workflow:
+def whole_run(folder: Path, sheet_px: tuple[int, int]) -> None:
     """Three sheets from nothing to the maps of two, without Snakemake, SLURM and interruptions."""
     alone = Workflow(folder, {**os.environ, **_ONE_THREAD}, profile=None)
+    data = make_data(folder / "data", sheet_px)
     alone.prepare(data, SPLITS, training=TRAINING, mapping=MAPPING)
-    with contextlib.chdir(folder):
-        run = stages.Run(config.load(Path("run.yaml")))
-        config.claim(run.settings)
-        for sheet in SPLITS:
-            stages.class_proportions(run, sheet)
-            stages.label_raster(run, sheet)
-        stages.tile_plan(run)
-        for sheet in SPLITS:
-            stages.shard(run, sheet)
+    make_shards(alone, SPLITS)
     settings = "run/small/settings.yaml"
     command(alone, "train", "--config", settings)
     for sheet in ("0722-1", "0722-2"):
         command(alone, "map-sheet", "--config", settings, "--sheet", sheet)
-    return alone
+
+
+def make_shards(workflow: Workflow, sheets: Iterable[str]) -> None:
+    """Take a run that has its settings as far as its shards, without Snakemake."""
+    with contextlib.chdir(workflow.folder):
+        run = stages.Run(config.load(Path("run.yaml")))
+        config.claim(run.settings)
+        make_labels(run, sheets)
+        stages.tile_plan(run)
+        for sheet in sheets:
+            stages.shard(run, sheet)
+
+
+def make_labels(run: stages.Run, sheets: Iterable[str]) -> None:
+    """Make the label rasters of some sheets, without Snakemake."""
+    for sheet in sheets:
+        stages.class_proportions(run, sheet)
+        stages.label_raster(run, sheet)
 
 
 def command(workflow: Workflow, *arguments: str) -> None:
@@ -102,10 +113,21 @@ def steps(job: str, name: str) -> Iterator[psutil.Process]:
     """Processes of a job that run a sub-command."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            words = process.cmdline()
-            named = words[1:3] == ["-m", "pipeline"] and name in words
-            if named and process.environ().get("SLURM_JOB_ID") == job:
+            if is_step(process, name) and process.environ().get("SLURM_JOB_ID") == job:
                 yield process
+
+
+def is_step(process: psutil.Process, name: str) -> bool:
+    """Whether a process runs a sub-command, and is not one that it has forked.
+
+    Raises:
+        psutil.Error: If the process has ended.
+    """
+    words = process.cmdline()
+    if words[1:3] != ["-m", "pipeline"] or name not in words:
+        return False
+    parent = process.parent()
+    return parent is None or parent.cmdline() != words
 
 
 def held(job: str, name: str, reached: Callable[[], bool]) -> psutil.Process:
@@ -162,14 +184,6 @@ def validations(run: Path) -> int:
         return len(curves.read_text("utf-8").splitlines()) - 1
     except FileNotFoundError:
         return 0
-
-
-def states(cluster: Cluster, job: str) -> list[str]:
-    """States of all starts of a job, as the accounting has them, in their order."""
-    told = cluster.run(
-        "sacct", "-X", "-P", "-n", "--duplicates", "--jobs", job, "--format", "State"
-    )
-    return [line.split()[0] for line in told.splitlines()]
 
 
 def went(cluster: Cluster, job: str, *expected: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
-from tests.slurm.workflow import Workflow
+from tests.slurm.workflow import Workflow, change_settings
 
 SEARCH: dict[str, dict[str, object]] = {
     "tuning": {"space": {"training.learning_rate": [0.001, 0.003]}, "trials": 2, "workers": 1},
@@ -21,18 +20,15 @@ def test_from_nothing_to_the_report_without_a_network(local: Workflow) -> None:
         [*local.before, "cat", "/proc/net/dev"], capture_output=True, text=True, check=True
     )
     assert [line.split(":")[0].strip() for line in seen.stdout.splitlines()[2:]] == ["lo"]
-    for name in ("report/index.html", "models/small/best.safetensors", "maps/0722-4.tif"):
+    for name in ("report/index.html", "models/demo/best.safetensors", "maps/0722-4.tif"):
         assert (local.run / name).stat().st_size > 0
 
 
 def test_a_search_without_a_network(local: Workflow, tmp_path: Path) -> None:
     """The search works on the shards of a run that is there."""
     shutil.copytree(local.folder, tmp_path, dirs_exist_ok=True)
-    settings = yaml.safe_load((tmp_path / "run.yaml").read_text("utf-8"))
-    for section, values in SEARCH.items():
-        settings[section] = {**settings.get(section, {}), **values}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings), "utf-8")
-    search = Workflow(tmp_path, profile=None, before=local.before)
+    search = replace(local, folder=tmp_path)
+    change_settings(tmp_path / "short.yaml", SEARCH)
     done = search.snakemake("tuning")
     assert done.returncode == 0, done.stderr + done.stdout
     assert (search.run / "tuning" / "best.yaml").exists()

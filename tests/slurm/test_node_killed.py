@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -16,12 +16,23 @@ import rasterio
 from rasterio.windows import Window
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.workflow import Workflow, drafts, kill_tree, same_files, wait_for
+from tests.slurm.steps import is_step
+from tests.slurm.workflow import (
+    ROOT,
+    Workflow,
+    change_settings,
+    demo_run,
+    drafts,
+    kill_tree,
+    same_files,
+    wait_for,
+)
 
 WEIGHTS = tuple(
-    f"models/small/{name}" for name in ("best.safetensors", "card.json", "curves.csv", "curves.png")
+    f"models/demo/{name}" for name in ("best.safetensors", "card.json", "curves.csv", "curves.png")
 )
 """What a training leaves that is the same each time."""
+BEST, MAP = "run/demo/models/demo/best.safetensors", "run/demo/maps/0722-3.tif"
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Step:
 def again(tmp_path: Path, local: Workflow, nodes: Cluster) -> Iterator[Workflow]:
     """A copy of the finished run, parts of which are made anew on the cluster."""
     shutil.copytree(local.folder, tmp_path, dirs_exist_ok=True)
-    yield Workflow(tmp_path, nodes.environment)
+    yield demo_run(tmp_path, nodes.environment)
     for process in _processes(tmp_path):
         with suppress(psutil.Error):
             process.kill()
@@ -55,7 +66,7 @@ def test_a_crash_in_labels_and_one_in_shards(
     for path in again.run.glob("labels/0722-1.*"):
         path.unlink()
     shutil.rmtree(again.run / "shards" / "0722-1.lmdb")
-    snakemake = again.started("run/small/shards/0722-1.lmdb")
+    snakemake = again.started("run/demo/shards/0722-1.lmdb")
     labels = caught(again, nodes, "label-raster", "labels/.*.tif.draft-*-{pid}-*.tif")
     assert not [*again.run.glob("labels/0722-1.*")]
     crash(nodes, labels)
@@ -97,25 +108,36 @@ def test_labels_of_a_lost_node_and_those_made_again_at_once(
     assert not drafts(again.run)
 
 
-def test_a_crash_in_training(again: Workflow, local: Workflow, nodes: Cluster) -> None:
-    snakemake = training_anew(again)
-    step = caught(again, nodes, "train", "models/small/last.ckpt")
-    assert not (again.run / "models" / "small" / "best.safetensors").exists()
-    crash(nodes, step)
+def test_a_crash_in_training_and_one_in_a_map(
+    again: Workflow, local: Workflow, nodes: Cluster
+) -> None:
+    for path in again.run.glob("maps/0722-3.*"):
+        path.unlink()
+    snakemake = training_anew(again, MAP)
+    training = caught(again, nodes, "train", "models/demo/last.ckpt")
+    assert not (again.folder / BEST).exists()
+    crash(nodes, training)
+    nodes.start_node(training.node)
+
+    mapping = caught(again, nodes, "map-sheet", "maps/.0722-3.progress/*.confidence.000000.blocks")
+    assert not [*again.run.glob("maps/0722-3.*")]
+    crash(nodes, mapping)
     ended(again, snakemake)
     assert "going on after step" in said(again, "train/all")
-    assert started_again(nodes, step)
-    same_files(local.run, again.run, *WEIGHTS)
+    assert "going on behind row 512 of 900" in said(again, "map_sheet/0722-3")
+    assert started_again(nodes, training)
+    assert started_again(nodes, mapping)
+    same_files(local.run, again.run, *WEIGHTS, "maps")
     assert not drafts(again.run)
 
 
 def test_a_training_that_runs_on_beside_the_one_started_again(
     again: Workflow, local: Workflow, nodes: Cluster
 ) -> None:
-    snakemake = training_anew(again)
-    lost = caught(again, nodes, "train", "models/small/last.ckpt")
+    snakemake = training_anew(again, BEST)
+    lost = caught(again, nodes, "train", "models/demo/last.ckpt")
     nodes.lose_node(lost.node)
-    other = caught(again, nodes, "train", "models/small/.last.ckpt.draft-*-{pid}-*", lost)
+    other = caught(again, nodes, "train", "models/demo/.last.ckpt.draft-*-{pid}-*", lost)
     assert (other.job, other.node) == (lost.job, the_other(nodes, lost.node))
     # Both train now, and each writes the checkpoint that the other has written.
     lost.process.resume()
@@ -123,20 +145,6 @@ def test_a_training_that_runs_on_beside_the_one_started_again(
     lost.process.wait(300)
     ended(again, snakemake)
     same_files(local.run, again.run, *WEIGHTS)
-    assert not drafts(again.run)
-
-
-def test_a_crash_in_a_map(again: Workflow, local: Workflow, nodes: Cluster) -> None:
-    for path in again.run.glob("maps/0722-3.*"):
-        path.unlink()
-    snakemake = again.started("run/small/maps/0722-3.tif")
-    step = caught(again, nodes, "map-sheet", "maps/.0722-3.progress/*.confidence.000000.blocks")
-    assert not [*again.run.glob("maps/0722-3.*")]
-    crash(nodes, step)
-    ended(again, snakemake)
-    assert "going on behind row 512 of 900" in said(again, "map_sheet/0722-3")
-    assert started_again(nodes, step)
-    same_files(local.run, again.run, "maps")
     assert not drafts(again.run)
 
 
@@ -152,10 +160,11 @@ def test_a_real_map_whose_lost_copy_fails_after_the_workflow(
         }  # fmt: skip
         with rasterio.open(again.folder / "scene_6.tif", "w", **profile) as target:
             target.write(scene.read(window=part))
-    with (again.folder / "sheets.csv").open("a", encoding="utf-8") as table:
-        table.write(f"scene_6,{again.folder / 'scene_6.tif'},,map,2019\n")
-    here = Workflow(again.folder, again.environment, profile=None)
-    done = here.snakemake("run/small/maps/scene_6.tif")
+    table = (ROOT / "configs" / "demo_sheets.csv").read_text("utf-8").rstrip()
+    table += f"\nscene_6,{again.folder / 'scene_6.tif'},,map,2019\n"
+    (again.folder / "demo_sheets.csv").write_text(table, "utf-8")  # before the one of configs/
+    here = replace(again, profile=None)
+    done = here.snakemake("run/demo/maps/scene_6.tif")
     assert done.returncode == 0, done.stderr
     whole = again.folder / "whole"
     for path in again.run.glob("maps/scene_6.*"):
@@ -163,7 +172,7 @@ def test_a_real_map_whose_lost_copy_fails_after_the_workflow(
         path.rename(whole / "maps" / path.name)
     shutil.rmtree(again.run / "maps")
 
-    snakemake = again.started("run/small/maps/scene_6.tif")
+    snakemake = again.started("run/demo/maps/scene_6.tif")
     lost = caught(again, nodes, "map-sheet", "maps/.scene_6.progress/*.confidence.000000.blocks")
     nodes.lose_node(lost.node)
     ended(again, snakemake)
@@ -183,13 +192,11 @@ def said(workflow: Workflow, log: str) -> str:
     return (workflow.run / "logs" / f"{log}.log").read_text("utf-8")
 
 
-def training_anew(workflow: Workflow) -> subprocess.Popen[str]:
+def training_anew(workflow: Workflow, target: str) -> subprocess.Popen[str]:
     """Start a training like that of the finished run, which saves after each step."""
     shutil.rmtree(workflow.run / "models")
-    text = (workflow.folder / "run.yaml").read_text("utf-8")
-    saving = text.replace("training:\n", "training:\n  checkpoint_minutes: 0.00001\n")
-    (workflow.folder / "run.yaml").write_text(saving, "utf-8")
-    return workflow.started("run/small/models/small/best.safetensors")
+    change_settings(workflow.folder / "short.yaml", {"training": {"checkpoint_minutes": 0.00001}})
+    return workflow.started(target)
 
 
 def caught(workflow: Workflow, cluster: Cluster, command: str, middle: str, *others: Step) -> Step:
@@ -208,9 +215,8 @@ def caught(workflow: Workflow, cluster: Cluster, command: str, middle: str, *oth
     def runs() -> bool:
         for process in _processes(workflow.folder):
             with suppress(psutil.Error):
-                words = process.cmdline()
-                if words[1:3] == ["-m", "pipeline"] and command in words:
-                    found.extend([process] if process.pid not in known else [])
+                if process.pid not in known and is_step(process, command):
+                    found.append(process)
         return bool(found)
 
     wait_for(f"{command} runs", runs)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-import pytest
 
+from tests.slurm.attempts import states
 from tests.slurm.cluster import Cluster
 from tests.slurm.steps import (
     ONE_THREAD,
@@ -20,17 +20,15 @@ from tests.slurm.steps import (
     resumed,
     running,
     started_again,
-    states,
     validations,
     went,
-    whole_run,
     without,
 )
 from tests.slurm.workflow import (
     PROFILE,
     Workflow,
+    change_settings,
     drafts,
-    make_data,
     same_files,
     wait_for,
 )
@@ -39,13 +37,6 @@ BEST = "run/small/models/small/best.safetensors"
 MODEL = tuple(f"models/small/{name}" for name in ("best.safetensors", "card.json", "curves.csv"))
 ENDS = (".tif", ".tif.aux.xml", ".qml", ".confidence.tif", ".confidence.qml")
 MAP = tuple(f"maps/0722-1{end}" for end in ENDS)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """The run that nobody has interrupted, of small sheets: two rows of blocks each."""
-    data = make_data(tmp_path_factory.mktemp("small"), (640, 704))
-    return whole_run(tmp_path_factory.mktemp("whole"), data)
 
 
 def changed(folder: Path, lines: Mapping[str, str]) -> Path:
@@ -68,6 +59,8 @@ def test_a_training_that_is_warned_then_preempted_then_out_of_time_ends_with_the
     nodes: Cluster, whole: Workflow, tmp_path: Path
 ) -> None:
     workflow = without(whole, tmp_path / "w", nodes, "models", "maps")
+    # As most trainings have it: SLURM's signals reach the processes that read tiles, too.
+    change_settings(workflow.folder / "run.yaml", {"training": {"workers": 1}})
     workflow.profile = changed(tmp_path, {})
     snakemake = workflow.started(BEST, *ONE_THREAD)
     try:
@@ -119,7 +112,7 @@ def test_a_map_that_is_warned_then_preempted_then_out_of_time_ends_with_the_same
     try:
         job = running(nodes)
         step = held(job, "map-sheet", stored)
-        limited(nodes, job, EndTime="now+100seconds")
+        nodes.run("scancel", "--signal=USR1", job)
         resumed(step, signal.SIGUSR1)
         wait_for("the job is requeued", lambda: restarts(nodes, job) == 1, 60)
         limited(nodes, job, TimeLimit="60")

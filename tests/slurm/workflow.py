@@ -35,6 +35,9 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 }
 """Sections of a run that is over in a minute; values of the tests go over them."""
 
+DEMO_TRAINING = {"encoder": "mobilenet_v2", "epochs": 1, "iterations": 8, "batch_size": 4}
+"""All that the demo of the tests has of its own."""
+
 QUICK = (
     "--slurm-init-seconds-before-status-checks", "1",
     "--latency-wait", "10",
@@ -55,17 +58,21 @@ class Workflow:
         environment: Variables, of a cluster or of this process.
         profile: Profile of Snakemake; None to run here without SLURM.
         before: Words before the command, such as those of ``unshare``.
+        settings: Its settings files.
+        name: The run's name.
     """
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     profile: Path | None = PROFILE
     before: Sequence[str] = ()
+    settings: Sequence[str] = ("run.yaml",)
+    name: str = "small"
 
     @property
     def run(self) -> Path:
         """The run's folder."""
-        return self.folder / "run" / "small"
+        return self.folder / "run" / self.name
 
     def prepare(
         self,
@@ -107,9 +114,9 @@ class Workflow:
             words += ["--cores", "2"]
         else:
             words += ["--profile", str(self.profile), *QUICK]
-        return [*words, *arguments, "--configfile", str(self.folder / "run.yaml")]
+        return [*words, *arguments, "--configfile", *self.settings]
 
-    def snakemake(self, *arguments: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    def snakemake(self, *arguments: str, seconds: float = 1200) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end."""
         return subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True,
@@ -130,10 +137,33 @@ class Workflow:
         return (self.folder / "said.txt").read_text("utf-8", errors="replace")
 
 
+def demo_run(
+    folder: Path,
+    environment: Mapping[str, str] = os.environ,
+    profile: Path | None = PROFILE,
+    before: Sequence[str] = (),
+) -> Workflow:
+    """The demo as it is shipped, but for a shorter training: the workflow makes its data, too."""
+    folder.mkdir(exist_ok=True)
+    short = folder / "short.yaml"
+    if not short.exists():
+        short.write_text(yaml.safe_dump({"training": DEMO_TRAINING}), "utf-8")
+    settings = (str(ROOT / "configs" / "demo.yaml"), short.name)
+    return Workflow(folder, environment, profile, before, settings, "demo")
+
+
 def make_data(folder: Path, sheet_px: tuple[int, int] = demo.SHEET_PX) -> Path:
     """Write the demo's province, of sheets of this size."""
     demo.write_demo(folder, sheet_px=sheet_px)
     return folder
+
+
+def change_settings(file: Path, sections: Mapping[str, Mapping[str, object]]) -> None:
+    """Put values over those of a settings file."""
+    settings = yaml.safe_load(file.read_text("utf-8"))
+    for name, values in sections.items():
+        settings[name] = {**settings.get(name, {}), **values}
+    file.write_text(yaml.safe_dump(settings), "utf-8")
 
 
 def wait_for(what: str, reached: Callable[[], bool], seconds: float = 300) -> None:
