@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.attempts import attempts
 from tests.slurm.cluster import Cluster
-from tests.slurm.workflow import PROFILE, Workflow, make_data, same_files, wait_for
+from tests.slurm.steps import held, make_shards, running
+from tests.slurm.workflow import PROFILE, Workflow, make_data, same_files
 
 BEST = "run/small/models/small/best.safetensors"
+SPLITS = {"0722-1": "train", "0722-3": "validation", "0722-4": "test"}
 RESULTS = ("best.safetensors", "card.json", "curves.csv")
 SETTINGS = {
     # Few layers whose statistics the processes share: each of them is a wait for the other.
     "encoder": "vgg11",
     "epochs": None,
-    "iterations": 8,
+    "iterations": 4,
     "validate_every": 2,
     "batch_size": 2,
 }
@@ -30,8 +33,7 @@ def shards(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Workfl
         tmp_path_factory.mktemp("nodes"), cluster.environment, PROFILE / "accelerated"
     )
     write_settings(workflow, data, devices="auto")
-    done = replace(workflow, profile=None).snakemake("--until", "shard")
-    assert done.returncode == 0, done.stderr
+    make_shards(workflow, SPLITS)
     return workflow
 
 
@@ -40,8 +42,8 @@ def uninterrupted(shards: Workflow, cluster: Cluster) -> Path:
     """The models of a training on two nodes that nobody has disturbed."""
     done = shards.snakemake(BEST)
     assert done.returncode == 0, done.stderr
-    job = newest(cluster)
-    assert (job["State"], job["NNodes"], job["NTasks"]) == ("COMPLETED", "2", "2")
+    (job,) = attempts(cluster, shards.folder)
+    assert (job.state, job.told["NNodes"], job.tasks) == ("COMPLETED", "2", (2,))
     return put_aside(shards, "uninterrupted")
 
 
@@ -49,8 +51,8 @@ def test_training_on_two_nodes_is_requeued_and_ends_as_if_it_had_not_been(
     shards: Workflow, uninterrupted: Path, nodes: Cluster
 ) -> None:
     process = shards.started(BEST)
-    wait_for("weights are saved", (shards.folder / BEST).exists)
-    (job,) = nodes.jobs("RUNNING")
+    job = running(nodes)
+    held(job, "train", (shards.folder / BEST).exists)
     nodes.run("scontrol", "requeue", job)
     assert process.wait(400) == 0, shards.said
     told = nodes.job(job)
@@ -69,9 +71,9 @@ def test_two_gpus_of_one_node_train_the_same(
     write_settings(one_node, data_of(one_node), devices=2)
     done = one_node.snakemake(BEST, "--set-resources", *asked)
     assert done.returncode == 0, done.stderr
-    job = newest(nodes)
-    assert (job["State"], job["NNodes"]) == ("COMPLETED", "1")
-    assert "gres/gpu=2" in job["AllocTRES"]
+    job = attempts(nodes, shards.folder)[-1]
+    assert (job.state, job.told["NNodes"], job.tasks) == ("COMPLETED", "1", (1,))
+    assert "gres/gpu=2" in job.told["AllocTRES"]
     # Other nodes and GPUs are no reason to train again.
     again = shards.snakemake(BEST, "--dry-run")
     assert "Nothing to be done" in again.stdout + again.stderr
@@ -80,9 +82,8 @@ def test_two_gpus_of_one_node_train_the_same(
 
 def write_settings(workflow: Workflow, data: Path, devices: str | int) -> None:
     """The run's settings, training with so many processes on a node."""
-    splits = {"0722-1": "train", "0722-3": "validation", "0722-4": "test"}
     tiling = {"tile_px": 64, "stride_px": 64}
-    workflow.prepare(data, splits, tiling=tiling, training={**SETTINGS, "devices": devices})
+    workflow.prepare(data, SPLITS, tiling=tiling, training={**SETTINGS, "devices": devices})
 
 
 def data_of(workflow: Workflow) -> Path:
@@ -100,13 +101,3 @@ def put_aside(workflow: Workflow, name: str) -> Path:
 def same(one: Path, other: Path) -> None:
     """Assert that two trainings have made the same weights and curves."""
     same_files(one, other, *RESULTS)
-
-
-def newest(cluster: Cluster) -> dict[str, str]:
-    """What the accounting says of the last job, and the number of tasks of its first step."""
-    fields = ("JobIDRaw", "State", "NNodes", "AllocTRES", "NTasks")
-    told = cluster.run("sacct", "-P", "-n", "--format", ",".join(fields)).splitlines()
-    rows = [dict(zip(fields, line.split("|"), strict=True)) for line in told]
-    job = max((row for row in rows if row["JobIDRaw"].isdigit()), key=lambda r: int(r["JobIDRaw"]))
-    (step,) = (row for row in rows if row["JobIDRaw"] == f"{job['JobIDRaw']}.0")
-    return {**job, "NTasks": step["NTasks"]}
