@@ -13,11 +13,11 @@ from pipeline import config, stages
 from pipeline.slurm_runs import job_prefix
 from tests.slurm.attempts import attempts
 from tests.slurm.cluster import Cluster
-from tests.slurm.steps import held
+from tests.slurm.steps import held, make_labels
 from tests.slurm.workflow import Workflow, drafts, kill_tree, wait_for
 
 SHEETS = ("0722-1", "0722-2")
-LABELS = ("--until", "label_raster", "--group-components", "labels=1")
+LABELS = ("--until", "label_raster")
 """Two jobs, one a sheet, that wait for one job."""
 
 
@@ -78,42 +78,25 @@ def test_a_killed_snakemake_goes_on_and_does_nothing_twice(
     assert not drafts(workflow.run)
 
 
-def test_ctrl_c_takes_its_jobs_along_and_sigterm_waits_for_them(
-    nodes: Cluster, workflow: Workflow
-) -> None:
-    index = ("--until", "index_values")
-    first = workflow.started(*index)
+def test_ctrl_c_takes_its_jobs_and_its_locks_along(nodes: Cluster, workflow: Workflow) -> None:
+    locks = workflow.folder / ".snakemake" / "locks"
+    snakemake = workflow.started("--until", "index_values")
     try:
         wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
         held(nodes.jobs("RUNNING")[0], "index-values", lambda: True)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 1
+        assert [*locks.iterdir()]
+        snakemake.send_signal(signal.SIGINT)
+        assert snakemake.wait(60) == 1
     finally:
-        first.kill()
+        snakemake.kill()
     wait_for("the queue is empty", lambda: not nodes.jobs(), 30)
-    cancelled = ["CANCELLED"]
-    wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == cancelled, 30)
-    assert not _files(workflow.run, "siose/*")
-
-    second = workflow.started(*index)  # no lock is left
-    try:
-        wait_for("the job runs", lambda: bool(nodes.jobs("RUNNING")))
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(120) == 1
-    finally:
-        second.kill()
-    assert "Will exit after finishing currently running jobs" in workflow.said
-    assert nodes.jobs() == []
-    ended = [*cancelled, "COMPLETED"]
+    ended = ["CANCELLED"]
     wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == ended, 30)
-    assert len(_files(workflow.run, "siose/*.arrow")) == 1
-    assert not drafts(workflow.run)
-    left = workflow.snakemake(*index, "--dry-run")
-    assert left.returncode == 0
-    assert "rule index_values:" not in left.stdout + left.stderr
+    assert not _files(workflow.run, "siose/*")
+    assert not [*locks.glob("*")]
 
 
-def test_jobs_of_a_living_snakemake_are_left_alone_without_its_locks(
+def test_a_living_snakemake_keeps_its_jobs_without_its_locks_and_waits_for_them_on_sigterm(
     nodes: Cluster, workflow: Workflow
 ) -> None:
     index = ("--until", "index_values")
@@ -128,13 +111,23 @@ def test_jobs_of_a_living_snakemake_are_left_alone_without_its_locks(
         assert second.returncode == 0, second.stderr
         assert "Cancelling" not in second.stdout + second.stderr
         assert nodes.jobs("RUNNING") == [job]
+        first.send_signal(signal.SIGTERM)
+        told = "Will exit after finishing currently running jobs"
+        wait_for("it is heard", lambda: told in workflow.said, 30)
+        assert nodes.jobs("RUNNING") == [job]
+        assert first.poll() is None
         step.resume()
-        assert first.wait(120) == 0, workflow.said
+        assert first.wait(120) == 1, workflow.said
     finally:
         first.kill()
+    assert nodes.jobs() == []
     ended = ["COMPLETED", "COMPLETED"]
     wait_for("the accounts", lambda: _states(nodes, workflow, "index_values") == ended, 30)
+    assert len(_files(workflow.run, "siose/*.arrow")) == 1
     assert not drafts(workflow.run)
+    left = workflow.snakemake(*index, "--dry-run")
+    assert left.returncode == 0
+    assert "rule index_values:" not in left.stdout + left.stderr
 
 
 def _starts(workflow: Workflow) -> set[str]:
@@ -161,7 +154,5 @@ def _labels_alone(folder: Path, data: Path) -> Path:
     with contextlib.chdir(folder):
         run = stages.Run(config.load(Path("run.yaml")))
         config.claim(run.settings)
-        for sheet in SHEETS:
-            stages.class_proportions(run, sheet)
-            stages.label_raster(run, sheet)
+        make_labels(run, SHEETS)
     return alone.run
