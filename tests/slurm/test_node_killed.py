@@ -16,9 +16,8 @@ import rasterio
 from rasterio.windows import Window
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.steps import is_step
+from tests.slurm.steps import is_step, without
 from tests.slurm.workflow import (
-    ROOT,
     Workflow,
     change_settings,
     demo_run,
@@ -150,8 +149,9 @@ def test_a_training_that_runs_on_beside_the_one_started_again(
 
 @pytest.mark.real_data
 def test_a_real_map_whose_lost_copy_fails_after_the_workflow(
-    again: Workflow, shared_data: Path, nodes: Cluster
+    whole: Workflow, shared_data: Path, nodes: Cluster, tmp_path: Path
 ) -> None:
+    again = without(whole, tmp_path / "again", nodes, "maps")
     with rasterio.open(shared_data / "dubai" / "ortho" / "scene_6.tif") as scene:
         part = Window(0, 0, 700, 1100)
         profile = {
@@ -160,30 +160,29 @@ def test_a_real_map_whose_lost_copy_fails_after_the_workflow(
         }  # fmt: skip
         with rasterio.open(again.folder / "scene_6.tif", "w", **profile) as target:
             target.write(scene.read(window=part))
-    table = (ROOT / "configs" / "demo_sheets.csv").read_text("utf-8").rstrip()
-    table += f"\nscene_6,{again.folder / 'scene_6.tif'},,map,2019\n"
-    (again.folder / "demo_sheets.csv").write_text(table, "utf-8")  # before the one of configs/
+    with (again.folder / "sheets.csv").open("a", encoding="utf-8") as table:
+        table.write(f"scene_6,{again.folder / 'scene_6.tif'},,map,2019\n")
     here = replace(again, profile=None)
-    done = here.snakemake("run/demo/maps/scene_6.tif")
+    done = here.snakemake("run/small/maps/scene_6.tif")
     assert done.returncode == 0, done.stderr
-    whole = again.folder / "whole"
+    undisturbed = tmp_path / "undisturbed"
     for path in again.run.glob("maps/scene_6.*"):
-        (whole / "maps").mkdir(parents=True, exist_ok=True)
-        path.rename(whole / "maps" / path.name)
+        (undisturbed / "maps").mkdir(parents=True, exist_ok=True)
+        path.rename(undisturbed / "maps" / path.name)
     shutil.rmtree(again.run / "maps")
 
-    snakemake = again.started("run/demo/maps/scene_6.tif")
+    snakemake = again.started("run/small/maps/scene_6.tif")
     lost = caught(again, nodes, "map-sheet", "maps/.scene_6.progress/*.confidence.000000.blocks")
     nodes.lose_node(lost.node)
     ended(again, snakemake)
-    same_files(whole, again.run, "maps")
+    same_files(undisturbed, again.run, "maps")
     assert started_again(nodes, lost)
     assert nodes.job(lost.job)["NodeList"] == the_other(nodes, lost.node)
 
     # A step that fails so late: its Snakemake takes nothing away that the other has made.
     lost.process.kill()
     wait_for("all of the lost job has ended", lambda: not [*_processes(again.folder)])
-    same_files(whole, again.run, "maps")
+    same_files(undisturbed, again.run, "maps")
     assert not drafts(again.run)
 
 
