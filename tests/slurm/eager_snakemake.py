@@ -1,4 +1,4 @@
-"""Snakemake that asks SLURM for its jobs every second.
+"""Snakemake that asks SLURM for its jobs every two seconds.
 
 Its executor waits ten seconds longer each time that no job has ended, up to three minutes, which
 nothing sets. The jobs, which start Snakemake again, do not go through here.
@@ -15,7 +15,7 @@ from snakemake_interface_executor_plugins.executors import (  # type: ignore[imp
 
 
 async def _sleep(self: object) -> None:
-    await asyncio.sleep(1)
+    await asyncio.sleep(2)
 
 
 if __name__ == "__main__":

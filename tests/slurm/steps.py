@@ -141,8 +141,9 @@ def held(job: str, name: str, reached: Callable[[], bool]) -> psutil.Process:
     found: list[psutil.Process] = []
 
     def so_far() -> bool:
-        found[:] = [*steps(job, name)]
-        return bool(found) and reached()
+        # In this order: looking through all processes takes what the step could use.
+        found[:] = [*steps(job, name)] if reached() else []
+        return bool(found)
 
     wait_for(f"{name} of job {job} has come so far", so_far, 200)
     found[0].suspend()
