@@ -23,12 +23,12 @@ demo: setup  ## the whole workflow on a made-up province, in a few minutes
 test: setup  ## all tests but those on SLURM
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
-# These wait for timers of SLURM more than they work: twice as many files at once, the longest first.
+# These also wait for timers of SLURM: one more file at once than there are cores, the longest first.
 # TESELA_SLURM=required fails where this machine cannot start a SLURM, and does not skip.
 TESELA_SLURM ?= 1
 test-slurm: setup  ## the workflow on SLURMs that the tests start here (needs root)
 	OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 TESELA_SLURM=$(TESELA_SLURM) $(BIN)/python -m pytest \
-		-n $$((2 * $(CORES))) --dist loadfile --no-loadscope-reorder tests/slurm
+		-n $$((1 + $(CORES))) --dist loadfile --no-loadscope-reorder tests/slurm
 
 # SIZE=54000x38000 REPEAT=3 ONLY=label_raster,shard FOLDER= OUT= PEERS= IMAGERY= KEEP=1, and for
 # ONLY=networks MINUTES=6 ONLY_NETWORKS=unet,smp WEIGHTS=: see tests/benchmarks/README.md.
