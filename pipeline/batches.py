@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -295,6 +296,8 @@ class TileLoader(DataLoader[Batch]):
         self.draws = draws
 
     def __iter__(self) -> Any:  # noqa: ANN401 - a class of torch without a public name
+        if sys.platform == "darwin":  # has no batch system, and does not tell who sent a signal
+            return super().__iter__()
         # Workers that it starts are deaf to SIGTERM from the first, until they listen themselves.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
@@ -317,6 +320,8 @@ def _leave_warnings_to_the_parent() -> None:
     killed is an error there. Not by ignoring SIGTERM: the training process ends by it a worker that
     hangs. Of one that was killed itself, torch's worker takes notice.
     """
+    if sys.platform == "darwin":
+        return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey, args=(os.getppid(),), name="signals", daemon=True).start()
