@@ -110,7 +110,8 @@ def full_report() -> ReportData:
     matrix = ConfusionMatrix(NAMES, SQUARES.sum(axis=0))
     sheet = SheetReport(
         "0722", "test", 2021, LabelCounts({NAMES[0]: 75, NAMES[1]: 75}, {"boundary": 50}, 200),
-        matrix, thumbnails(np.random.default_rng(1), 3, 12, 16), {"sliver": 2}, 3, evaluation(), 200,
+        matrix, thumbnails(np.random.default_rng(1), 3, 12, 16), {"sliver": 2}, 3, evaluation(),
+        200,
     )  # fmt: skip
     blocks = BlockMatrices(NAMES, np.array([[0, 0], [1, 0]]), "EPSG:25830", SQUARES, 128.0)
     # Of two blocks the bounds can be reckoned by hand; a run has none of so few.
