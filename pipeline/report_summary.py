@@ -279,12 +279,16 @@ def _composites(data: ReportData) -> list[str]:
             )
         sentences.append(sentence)
     if data.agreement.candidate_count:
+        polygons = data.agreement.candidate_count
         on_test = data.agreement.candidate_splits.get("test", 0)
+        where = f"{count(on_test) if on_test else 'none'} of them on test ground"
+        if polygons == 1:
+            where = "on test ground" if on_test else "not on test ground"
         sentences.append(
-            f"{plural(data.agreement.candidate_count, 'polygon')} "
+            f"{plural(polygons, 'polygon')} "
             f"({hectares(data.agreement.candidate_m2 / 1e4)} ha) "
-            f"look{'s' * (data.agreement.candidate_count == 1)} as if the cover had changed since "
-            f"SIOSE was drawn, {count(on_test)} of them on test ground"
+            f"look{'s' * (polygons == 1)} as if the cover had changed since "
+            f"SIOSE was drawn, {where}"
         )
     return ["; ".join(sentences) + "."] if sentences else []
 

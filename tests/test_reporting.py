@@ -862,6 +862,23 @@ def test_intervals_that_are_none_are_not_spoken_of() -> None:
     assert "the small numbers are 95 % intervals" in Page(sketched(full_report())).text
 
 
+@pytest.mark.parametrize(
+    ("polygons", "on_test", "where"),
+    [
+        (1, 0, "looks as if the cover had changed since SIOSE was drawn, not on test ground."),
+        (1, 1, "since SIOSE was drawn, on test ground."),
+        (31, 0, "look as if the cover had changed since SIOSE was drawn, none of them on test"),
+        (31, 7, "since SIOSE was drawn, 7 of them on test ground."),
+    ],
+)
+def test_where_update_candidates_lie(polygons: int, on_test: int, where: str) -> None:
+    data = full_report()
+    assert data.agreement
+    splits = {"test": on_test, "train": polygons - on_test}
+    found = replace(data.agreement, candidate_count=polygons, candidate_splits=splits)
+    assert where in " ".join(summary(replace(data, agreement=found)))
+
+
 def test_a_map_of_one_class_is_no_worse_than_chance() -> None:
     data = full_report()
     one = np.zeros((3, 3), np.int64)
