@@ -18,6 +18,7 @@ from pipeline import geotiff, topology
 from pipeline.errors import InputError
 from pipeline.grid import PixelGrid, Window
 from pipeline.labels import pixel_coordinates
+from pipeline.named_systems import named_system
 from pipeline.scanline import Outlines
 
 Bounds = tuple[float, float, float, float]
@@ -80,7 +81,7 @@ def box(bounds: Bounds, crs: str, grid: PixelGrid, what: str) -> Window:
             remedy="Write west, south, east, north: the smaller x, the smaller y, the larger ones.",
         )
     found = bounds
-    if _system(crs, "--bbox-crs") != pyproj.CRS(grid.crs):
+    if named_system(crs, "--bbox-crs") != pyproj.CRS(grid.crs):
         corner = PixelGrid(crs, west, north, east - west, north - south, 1, 1)
         found = geotiff.bounds_in(corner, grid.crs)
     region = _snapped(found, grid)
@@ -197,16 +198,6 @@ def _read(path: Path, layer: str) -> tuple[str, NDArray[np.int64], NDArray[np.ob
             ".prj file too.",
         )
     return meta["crs"], fids, np.asarray(shapely.from_wkb(wkb, on_invalid="ignore"), object)
-
-
-def _system(crs: str, option: str) -> pyproj.CRS:
-    try:
-        return pyproj.CRS(crs)
-    except pyproj.exceptions.CRSError as error:
-        raise InputError(
-            f"{option} {crs}: is no coordinate reference system.",
-            remedy="Write one like EPSG:25830 or EPSG:4326.",
-        ) from error
 
 
 def _snapped(bounds: Bounds, grid: PixelGrid) -> Window | None:

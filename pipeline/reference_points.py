@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.interpretation import ClassNames
+from pipeline.named_systems import named_system
 from pipeline.numerals import listed
 from pipeline.setting_types import did_you_mean
 from pipeline.siose_files import READ_ERRORS
@@ -100,7 +101,7 @@ def read_points(
     """
     if not path.is_file():
         raise InputError(f"points {path}: there is no such file.")
-    system = None if crs is None else _system(crs)
+    system = None if crs is None else named_system(crs, "--points-crs")
     if path.suffix.lower() in _TABLES:
         if layer is not None:
             raise InputError(f"points {path}: a CSV has no layer {layer!r}; leave --points-layer.")
@@ -335,16 +336,6 @@ def _clusters(table: _Table) -> list[str]:
     rows = zip(table.plots, table.x.tolist(), table.y.tolist(), strict=True)
     counts = Counter(plot for plot, _, _ in {row for row in rows if row[0]})
     return [f"plot {plot}: has {number} points" for plot, number in counts.items() if number > 1]
-
-
-def _system(crs: str) -> pyproj.CRS:
-    try:
-        return pyproj.CRS(crs)
-    except pyproj.exceptions.CRSError as error:
-        raise InputError(
-            f"--points-crs {crs}: is no coordinate reference system.",
-            remedy="Write one like EPSG:25830 or EPSG:4326.",
-        ) from error
 
 
 def _number(text: str, mark: str) -> float:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "pipeline"
 # In the order of the data: a module may import earlier ones, never a later one.
 ORDER = [
     "errors",
+    "named_systems",
     "grid",
     "ragged",
     "paths",
